@@ -1,0 +1,132 @@
+"""Checkpoints: everything that decides the next step, complete or not there at all.
+
+A checkpoint is a folder step-000010/ with
+    model/               a plain Hugging Face folder, float32: the master weights and what from_pretrained loads, in one
+    optimizer.safetensors  AdamW's moments and step counts, by parameter name
+    rng.safetensors      torch's generator state
+    state.json           step, data position, python rng, buffer, teacher-cache ranges, config
+It is written as step-000010.tmp, flushed to disk and renamed when whole, so a folder without .tmp is complete; older ones are
+removed only after that. No pickle anywhere. Sampling needs no saved generator: each engine call is seeded from run seed, step
+and purpose (rollout.seed_of), so the step number is its state.
+"""
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import model
+
+
+def save(folder, step, lm, optimizer, state, keep=2):
+    """Write folder/step-NNNNNN atomically, then remove all but the newest `keep`. state: JSON values. Returns its path.
+
+    Raises OSError (disk full, ...) with the earlier checkpoints untouched and nothing half-written left under a final name.
+    """
+    folder = Path(folder)
+    final, tmp = folder / f"step-{step:06d}", folder / f"step-{step:06d}.tmp"
+    shutil.rmtree(tmp, ignore_errors=True)
+    try:
+        tmp.mkdir(parents=True)
+        model.save(lm, tmp / "model")
+        save_file(_optimizer_tensors(lm, optimizer), tmp / "optimizer.safetensors")
+        save_file({"torch": torch.get_rng_state()}, tmp / "rng.safetensors")
+        (tmp / "state.json").write_text(json.dumps({**state, "step": step}))
+        _flush(tmp)
+        shutil.rmtree(final, ignore_errors=True)         # left by a run that was resumed from an earlier step
+        os.rename(tmp, final)
+        _flush_dir(folder)
+    except Exception as e:                               # safetensors and tokenizers raise their own kinds on a full disk
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise OSError(f"{final}: the checkpoint could not be written ({e}); earlier ones are untouched") from e
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def publish(lm, folder):
+    """The finished model as a plain Hugging Face folder, written under another name and renamed."""
+    tmp = Path(f"{folder}.tmp")
+    shutil.rmtree(tmp, ignore_errors=True)
+    model.save(lm, tmp)
+    _flush(tmp)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(tmp, folder)
+
+
+def complete(folder):
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted(p for p in Path(folder).glob("step-*") if p.suffix != ".tmp" and (p / "state.json").is_file())
+
+
+def latest(folder, say=print):
+    """The newest complete checkpoint, or None. `say` gets a line for each half-written one, which is ignored."""
+    for p in sorted(Path(folder).glob("step-*.tmp")):
+        say(f"ignoring {p}: a checkpoint that was being written when the run died")
+    found = complete(folder)
+    return found[-1] if found else None
+
+
+def load(path, lm, optimizer):
+    """Put a checkpoint's optimizer and torch rng in place and return its state dict.
+
+    lm: already loaded from path/model. Raises ValueError when the file does not fit the model.
+    """
+    tensors = load_file(Path(path) / "optimizer.safetensors")
+    state = optimizer.state_dict()
+    try:
+        state["state"] = {i: {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                          for i, name in enumerate(_names(lm)) if f"{name}.step" in tensors}
+        optimizer.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{path}/optimizer.safetensors does not fit this model ({e})") from e
+    torch.set_rng_state(load_file(Path(path) / "rng.safetensors")["torch"])
+    return json.loads((Path(path) / "state.json").read_text())
+
+
+def rng_state(rng):
+    """random.Random -> JSON values."""
+    version, numbers, gauss = rng.getstate()
+    return [version, list(numbers), gauss]
+
+
+def set_rng_state(state):
+    """JSON values -> random.Random."""
+    rng = random.Random()
+    rng.setstate((state[0], tuple(state[1]), state[2]))
+    return rng
+
+
+def write_json(path, value):
+    """Write a small JSON file so that a reader sees the old one or the new one, never half of it."""
+    tmp = Path(f"{path}.tmp")
+    tmp.write_text(json.dumps(value, indent=1))
+    os.replace(tmp, path)
+
+
+def _names(lm):
+    return [name for name, p in lm.net.named_parameters() if p.requires_grad]
+
+
+def _optimizer_tensors(lm, optimizer):
+    state = optimizer.state_dict()["state"]
+    return {f"{name}.{key}": value.detach().contiguous() for i, name in enumerate(_names(lm)) if i in state
+            for key, value in state[i].items()}
+
+
+def _flush(folder):
+    for p in Path(folder).rglob("*"):
+        if p.is_file():
+            with open(p, "rb") as f:
+                os.fsync(f.fileno())
+
+
+def _flush_dir(folder):
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,99 @@
+"""Advantages, policy loss and chunked log-probs: tensors in, sums out (ZPPO section 3.3, Eqs. 2-6; Table 8).
+
+Pure: no model, no process group, no means over tokens. The caller owns the denominator, because it has to count the tokens of
+the whole minibatch, over all micro-batches and ranks, before the first of them is divided.
+Left out, as in the paper: KL term, reference model, online filtering.
+
+Alone, one GRPO-like update on your own hidden states (N response tokens, width D, vocabulary V):
+
+    adv = advantages(rewards, group_ids)                          # (samples,)
+    logp, entropy = chunked_logp(hidden, head_weight, tokens)     # (N,), (N,)
+    total, stats = policy_loss_sum(logp, old_logp, adv[row_of_token])
+    (total / n_tokens_of_the_minibatch).backward()
+
+    >>> advantages([1, 0, 0, 0, 1, 1], [7, 7, 7, 7, 8, 8]).round(decimals=3).tolist()
+    [1.732, -0.577, -0.577, -0.577, 0.0, 0.0]
+"""
+import torch
+from torch.utils.checkpoint import checkpoint
+
+NORMS = ("nonzero", "all", "none")
+
+
+def advantages(rewards, group_ids, norm="nonzero", eps=1e-8):
+    """REINFORCE++ in two steps (Eqs. 2-3): centre in the group, then scale by one standard deviation for all.
+
+    rewards: sequence of n floats, of the whole rollout step over all ranks; group_ids: n ints, equal inside a group.
+    norm "nonzero": mean and std over the samples of non-trivial groups (the default, "norm w/o zero"); "all": over every
+    sample; "none": step 1 only. A group is trivial when max == min: a floating-point std of equal rewards can be > 0.
+    Returns (n,) float64; trivial groups get exactly 0. Raises ValueError for a group of one and for an unknown norm.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm!r} is not one of {NORMS}")
+    r = torch.as_tensor(rewards, dtype=torch.float64)
+    _, group = torch.unique(torch.as_tensor(group_ids), return_inverse=True)
+    if len(r) == 0:
+        return r
+    size = torch.bincount(group)
+    if (size == 1).any():
+        raise ValueError("a group with a single sample has no baseline; sample at least 2 responses a prompt")
+    G = len(size)
+    low = torch.full((G,), float("inf"), dtype=r.dtype).scatter_reduce(0, group, r, "amin")
+    high = torch.full((G,), -float("inf"), dtype=r.dtype).scatter_reduce(0, group, r, "amax")
+    spread = (low != high)[group]                                        # (n,)
+    mean = torch.zeros(G, dtype=r.dtype).index_add(0, group, r) / size
+    a = torch.where(spread, r - mean[group], 0.0)                        # Eq. 2
+    if norm == "none" or not spread.any():
+        return a
+    over = a[spread] if norm == "nonzero" else a
+    a = (a - over.mean()) / (over.std(correction=0) + eps)               # Eq. 3; population std makes Eqs. 4-6 exact
+    return torch.where(spread, a, 0.0)
+
+
+def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip=10.0):
+    """PPO surrogate with asymmetric clip and dual clip, summed over tokens (Table 8).
+
+    logp, old_logp, adv: (N,) for N response tokens; only logp carries a gradient.
+    Dual clip: with a negative advantage the loss of a token is at most dual_clip * |adv|, however large its ratio.
+    Returns (sum, stats); stats: {"tokens", "clipped", "dual_clipped"} as ints and "ratio_max", for logging.
+    """
+    ratio = torch.exp(logp - old_logp)
+    surrogate = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
+    ceiling = -dual_clip * adv
+    per_token = torch.where(adv < 0, torch.minimum(surrogate, ceiling), surrogate)
+    with torch.no_grad():
+        bound = torch.where(adv > 0, ratio > 1 + clip_high, ratio < 1 - clip_low) & (adv != 0)
+        stats = {"tokens": len(logp), "clipped": int(bound.sum()),
+                 "dual_clipped": int(((adv < 0) & (surrogate > ceiling)).sum()),
+                 "ratio_max": float(ratio.max()) if len(ratio) else 1.0}
+    return per_token.sum(), stats
+
+
+def mask_logits(logits, banned):
+    """`logits` in fp32 with probability 0 on the `banned` ids: the same distribution in sampling and in training.
+
+    finfo.min rather than -inf, so that 0 * logit stays 0 in the entropy.
+    """
+    logits = logits.float()
+    return logits if banned is None or len(banned) == 0 else logits.index_fill(-1, banned, torch.finfo(torch.float32).min)
+
+
+def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=4096):
+    """Log-prob of each token and entropy at its place, never holding more than (chunk, V) logits.
+
+    hidden: (N, D); weight: (V, D) of the head; tokens: (N,) int64; banned: ids with probability 0. Softmax in fp32, of
+    logits / temperature. Each chunk is recomputed in the backward pass. Returns logp (N,) and entropy (N,) in nats, fp32;
+    the entropy carries no gradient.
+    """
+    def part(h, t):
+        logp = torch.log_softmax(mask_logits(h @ weight.T, banned) / temperature, dim=-1)      # (chunk, V)
+        with torch.no_grad():
+            entropy = -(logp.exp() * logp.clamp(min=torch.finfo(torch.float32).min / 2)).sum(-1)
+        return logp.gather(-1, t[:, None])[:, 0], entropy
+
+    if len(tokens) == 0:
+        return hidden.sum(-1).float(), hidden.sum(-1).float().detach()       # empty, and still part of the graph
+    parts = [checkpoint(part, hidden[i:i + chunk], tokens[i:i + chunk], use_reentrant=False)
+             if torch.is_grad_enabled() else part(hidden[i:i + chunk], tokens[i:i + chunk])
+             for i in range(0, len(tokens), chunk)]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])

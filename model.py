@@ -1,0 +1,266 @@
+"""A Hugging Face model folder as an LM: weights, tokenizer, image processor, and the two forwards that ZPPO needs.
+
+Everything that knows about Qwen3.5's vision inputs and 3-D positions is here, so that rollout.py and train.py see token ids
+and hidden states only. Text-only models (Llama, Qwen3, ...) load the same way and simply have no image processor.
+Deliberately not here: a processor class. `AutoProcessor` for Qwen3.5 needs torchvision for its video half; the image
+processor and the tokenizer do not, and the few lines that expand placeholders are below.
+
+    lm = load("assets/student")
+"""
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText,
+                          AutoTokenizer, BatchFeature)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.set_verbosity_error()      # hints about kernels that only a GPU has would bury our own lines
+transformers_logging.disable_progress_bar()
+
+VIDEO_FPS = 1.0     # frames of a Prompt's video are taken as this many a second; only the written timestamps depend on it
+
+
+@dataclass
+class LM:
+    """A loaded model. `banned` ids can't be sampled, and get probability 0 in training too (the same distribution)."""
+    net: Any                        # the transformers model
+    tokenizer: Any
+    image_processor: Any            # None for a text-only model
+    path: str
+    eos_ids: tuple[int, ...]
+    banned: torch.Tensor            # int64, on the model's device
+    image_id: int = -1              # placeholder ids; -1: the model has none
+    video_id: int = -1
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def device(self):
+        return self.net.device
+
+    @property
+    def base(self):
+        """The net without its head: token ids in, hidden states out."""
+        return self.net.base_model
+
+    @property
+    def head(self):
+        """(V, D) output embedding weight."""
+        return self.net.get_output_embeddings().weight
+
+    def n_params(self):
+        return sum(p.numel() for p in self.net.parameters())
+
+
+def load(path, dtype=torch.float32, device="cpu"):
+    """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat template.
+
+    Raises ValueError with one line that names the folder and what is missing.
+    """
+    path = str(path)
+    if os.sep in path and not Path(path).exists() and path.count("/") != 1:
+        raise ValueError(f"{path}: no such model folder")
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as e:
+        raise ValueError(f"{path}: not a model folder or hub id that transformers can read ({_first_line(e)})") from e
+    vision = hasattr(config, "vision_config")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
+        raise ValueError(f"{path}: no tokenizer in this model folder ({_first_line(e)}); "
+                         f"copy tokenizer.json and tokenizer_config.json there") from e
+    if not tokenizer.chat_template:
+        raise ValueError(f"{path}: the tokenizer has no chat template; add chat_template.jinja to the folder")
+    auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+    try:
+        # SDPA in eval and in training alike: flash-attn replaces it on a GPU where it is installed
+        net = auto.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").to(device)
+    except (OSError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
+    image_processor = AutoImageProcessor.from_pretrained(path, backend="pil") if vision else None
+    return from_parts(net, tokenizer, image_processor, path)
+
+
+def from_parts(net, tokenizer, image_processor, path):
+    """An LM from its parts (tiny.py makes models without a folder)."""
+    net.eval()                      # no dropout in these models; eval keeps it so when a config says otherwise
+    config = net.config
+    image_id = getattr(config, "image_token_id", -1)
+    video_id = getattr(config, "video_token_id", -1)
+    eos = net.generation_config.eos_token_id if net.generation_config else None
+    eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    eos_ids = tuple(sorted({*eos, tokenizer.eos_token_id} - {None}))
+    if not eos_ids:
+        raise ValueError(f"{path}: neither tokenizer nor generation config names an end token")
+    # Placeholders break the training forward when sampled; ids beyond the tokenizer are padding of the embedding.
+    vocabulary = config.get_text_config().vocab_size
+    vision_ids = {getattr(config, name, None) for name in
+                  ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")} - {None}
+    banned = sorted({*vision_ids, *range(len(tokenizer), vocabulary)} - set(eos_ids))
+    return LM(net, tokenizer, image_processor, str(path), eos_ids,
+              torch.tensor(banned, dtype=torch.long, device=net.device), image_id, video_id)
+
+
+def save(lm, folder):
+    """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image processor."""
+    lm.net.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    if lm.image_processor is not None:
+        lm.image_processor.save_pretrained(folder)
+
+
+# ---- vision inputs -------------------------------------------------------------------------------------------------
+
+def pixels(lm, prompt):
+    """The vision inputs of one prompt: {"image": (values, grid)} and/or {"video": (values, grid)}, empty for text.
+
+    values: (patches, patch_dim) float; grid: (images, 3) int64, temporal x height x width in patches.
+    """
+    out = {}
+    if prompt.images:
+        x = lm.image_processor(images=list(prompt.images), return_tensors="pt")
+        out["image"] = x["pixel_values"], x["image_grid_thw"]
+    if prompt.video:
+        out["video"] = _video_pixels(lm, prompt.video)
+    return out
+
+
+def _video_pixels(lm, frames):
+    # The image processor repeats one frame to fill a temporal patch; a video puts consecutive frames there instead.
+    tp = lm.image_processor.temporal_patch_size
+    frames = [*frames, *[frames[-1]] * (-len(frames) % tp)]
+    x: BatchFeature = lm.image_processor(images=frames, return_tensors="pt")
+    grid = x["image_grid_thw"]
+    if not (grid == grid[0]).all():
+        raise ValueError("the frames of a video must have one size")
+    h, w = int(grid[0, 1]), int(grid[0, 2])
+    p = lm.image_processor.patch_size
+    values = x["pixel_values"].view(len(frames) // tp, tp, h * w, -1, tp, p * p)    # frame f of a patch has tp equal copies
+    values = torch.stack([values[:, f, :, :, f] for f in range(tp)], dim=3)         # (T/tp, h*w, C, tp, p*p)
+    return values.reshape(-1, x["pixel_values"].shape[1]), torch.tensor([[len(frames) // tp, h, w]])
+
+
+def expand(lm, prompt, vision):
+    """`prompt` with each single placeholder id repeated to the number of visual tokens (what vLLM does by itself).
+
+    A video becomes one block per temporal patch with its timestamp written before it, as Qwen3.5 was trained.
+    vision: pixels(lm, prompt). Returns a Prompt; raises ValueError when placeholders and images differ in number.
+    """
+    if not vision:
+        return prompt
+    merge = lm.image_processor.merge_size ** 2
+    grids = [g for g in vision["image"][1]] if "image" in vision else []
+    if prompt.ids.count(lm.image_id) != len(grids) or prompt.ids.count(lm.video_id) != ("video" in vision):
+        raise ValueError(f"{prompt.ids.count(lm.image_id)} image and {prompt.ids.count(lm.video_id)} video placeholders "
+                         f"for {len(grids)} images and {int('video' in vision)} videos")
+    ids, grids, source = [], iter(grids), list(prompt.ids)
+    for k, token in enumerate(source):
+        if token == lm.image_id:
+            ids += [token] * (int(next(grids).prod()) // merge)
+        elif token == lm.video_id:
+            # the template wrote <vision_start> PAD <vision_end> once; each temporal patch gets its own pair
+            start, end, tp = source[k - 1], source[k + 1], lm.image_processor.temporal_patch_size
+            t, h, w = vision["video"][1][0].tolist()
+            ids.pop()
+            for j in range(t):
+                seconds = (j * tp + (tp - 1) / 2) / VIDEO_FPS
+                stamp = lm.tokenizer(f"<{seconds:.1f} seconds>", add_special_tokens=False)["input_ids"]
+                ids += [*stamp, start, *[token] * (h * w // merge), end]
+            ids.pop()               # the template's own <vision_end> follows
+        else:
+            ids.append(token)
+    return replace(prompt, ids=tuple(ids))
+
+
+def positions(lm, prompt, vision):
+    """Rope positions of an expanded prompt: ((3, P) int64, the next free position). Text: all three rows 0..P-1."""
+    P = len(prompt.ids)
+    if not vision:
+        return torch.arange(P).expand(3, P), P
+    ids = torch.tensor([prompt.ids])
+    kinds = (ids == lm.image_id).int() + 2 * (ids == lm.video_id).int()
+    grids = {f"{k}_grid_thw": v[1] for k, v in vision.items()}
+    pos, delta = lm.base.get_rope_index(ids, mm_token_type_ids=kinds, **grids)
+    return pos[:, 0], P + int(delta)
+
+
+# ---- forward -------------------------------------------------------------------------------------------------------
+
+def features(lm, visions):
+    """Vision tower, once per distinct prompt: a list over prompts of {"image": (tokens, D), "video": (tokens, D)}."""
+    out = [{} for _ in visions]
+    for kind in ("image", "video"):
+        have = [i for i, v in enumerate(visions) if kind in v]
+        if not have:
+            continue
+        values = torch.cat([visions[i][kind][0] for i in have]).to(lm.device)
+        grid = torch.cat([visions[i][kind][1] for i in have]).to(lm.device)
+        parts = iter(lm.base.get_image_features(values, grid).pooler_output)      # one (tokens, D) a grid row
+        for i in have:
+            out[i][kind] = torch.cat([next(parts) for _ in visions[i][kind][1]])
+    return out
+
+
+def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
+    """Hidden states of a padded batch.
+
+    ids, mask: (B, T) int64; pos: (3, B, T) int64; feats: features() of the distinct prompts; rows: (B,) index of each
+    row's prompt in feats. cache: a transformers Cache to fill and extend, or None. Returns (B, T, D).
+    """
+    kwargs = {"input_ids": ids, "attention_mask": mask, "position_ids": pos if lm.image_processor else pos[0]}
+    if cache is not None:
+        kwargs |= {"past_key_values": cache, "use_cache": True}
+    encoded = {}
+    for kind in ("image", "video"):
+        parts = [feats[r][kind] for r in rows if kind in feats[r]] if feats else []
+        if parts:
+            encoded[kind] = BaseModelOutputWithPooling(pooler_output=tuple(parts))
+    if encoded:
+        kwargs["mm_encoder_outputs"] = encoded
+    return lm.base(**kwargs).last_hidden_state
+
+
+def collate(lm, samples):
+    """Right-padded rows prompt + response for training. Returns a dict:
+
+    ids, mask (B, T) int64; pos (3, B, T); target (B, T) bool, True where ids are response tokens (the end token inside);
+    visions: vision inputs of the distinct prompts; rows: list of B indices into visions.
+    """
+    prompts = {}                     # id of the Prompt object -> (row in visions, positions, next position)
+    visions, rows = [], []
+    T = max(len(s.prompt.ids) + len(s.response_ids) for s in samples)
+    ids = torch.zeros(len(samples), T, dtype=torch.long)
+    mask, pos = torch.zeros_like(ids), torch.zeros(3, len(samples), T, dtype=torch.long)
+    target = torch.zeros(len(samples), T, dtype=torch.bool)
+    for i, s in enumerate(samples):
+        if id(s.prompt) not in prompts:
+            vision = pixels(lm, s.prompt)
+            prompts[id(s.prompt)] = (len(visions), *positions(lm, s.prompt, vision))
+            visions.append(vision)
+        row, prompt_pos, start = prompts[id(s.prompt)]
+        P, R = len(s.prompt.ids), len(s.response_ids)
+        ids[i, :P + R] = torch.tensor((*s.prompt.ids, *s.response_ids))
+        mask[i, :P + R] = 1          # masks come from lengths, never from ids == pad
+        target[i, P:P + R] = True
+        pos[:, i, :P] = prompt_pos
+        pos[:, i, P:P + R] = torch.arange(start, start + R)
+        rows.append(row)
+    to = lm.device
+    return {"ids": ids.to(to), "mask": mask.to(to), "pos": pos.to(to), "target": target.to(to),
+            "visions": visions, "rows": rows}
+
+
+def response_hidden(lm, batch):
+    """The hidden state BEFORE each response token, and that token: (N, D) and (N,) int64, row by row."""
+    feats = features(lm, batch["visions"])
+    h = hidden_states(lm, batch["ids"], batch["mask"], batch["pos"], feats, batch["rows"])
+    target = batch["target"][:, 1:]
+    return h[:, :-1][target], batch["ids"][:, 1:][target]
+
+
+def _first_line(e):
+    return str(e).strip().split("\n")[0][:200]

@@ -1,0 +1,87 @@
+"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section 3.2, Algorithm 1).
+
+* BCQ, binary candidate-included question (Fig. 17): one correct teacher response beside one wrong student response.
+* NCQ, negative candidate-included question (Fig. 18): all wrong student responses, and the list of their answers.
+
+Candidates carry no letter, no name and no fixed place: their order comes from the run's rng, so that neither position nor
+format tells which is right. `clean` keeps a candidate inside its tags. The wording is ours; a fork replaces the constants.
+Nothing of the project is imported. Alone:
+
+    >>> import random
+    >>> rng = random.Random(0)
+    >>> print(bcq("What is 2+3?", right="2+3 = 5", wrong="2+3 = 6", rng=rng))      # doctest: +ELLIPSIS
+    What is 2+3?
+    ...
+    >>> hardest([0.25, 0.0, 0.5, 0.0], tau=0.5, cap=2)
+    [1, 3]
+    >>> fill([1, 3], has_bcq={1, 3}, has_ncq={1, 3}, cap=3)
+    [(1, 'bcq'), (1, 'ncq'), (3, 'bcq')]
+"""
+import re
+
+BCQ = ("{question}\n\nTwo candidate responses follow in <candidate> </candidate> tags. One of them is correct and the "
+       "other is wrong. You may use them as references.\n{candidates}")
+NCQ = ("{question}\n\nThese answers are all WRONG: {answers}.\nThe incorrect reasoning behind them follows in "
+       "<candidate> </candidate> tags.\n{candidates}")
+NCQ_NO_ANSWERS = ("{question}\n\nThe incorrect reasoning of failed attempts follows in <candidate> </candidate> tags. "
+                  "All of it is WRONG.\n{candidates}")
+CANDIDATE = "<candidate>\n{text}\n</candidate>"
+
+TAGS = ("<candidate>", "</candidate>", "<response>", "</response>", "<summary>", "</summary>", "<think>", "</think>")
+
+
+def clean(text, control=()):
+    """`text` without any control tag: our own TAGS and the strings in `control` (the tokenizer's special tokens).
+
+    Removal repeats until nothing is left to remove, because taking `<think>` out of `</cand<think>idate>` writes a new tag.
+    """
+    tags = re.compile("|".join(re.escape(t) for t in sorted({*TAGS, *control}, key=len, reverse=True)))
+    while (shorter := tags.sub("", text)) != text:
+        text = shorter
+    return text.strip()
+
+
+def bcq(question, right, wrong, rng, control=()):
+    """The BCQ prompt text (Fig. 17) from one correct and one wrong candidate; rng: random.Random, decides the order."""
+    pair = [right, wrong]
+    rng.shuffle(pair)
+    return BCQ.format(question=question, candidates=_blocks(pair, control))
+
+
+def ncq(question, wrong, answers, rng, control=()):
+    """The NCQ prompt text (Fig. 18). wrong: all wrong candidates; answers: their parsed answers without repeats.
+
+    A wrong response without a box has no answer to list, so `answers` may be shorter than `wrong`, or empty.
+    """
+    wrong = list(wrong)
+    rng.shuffle(wrong)
+    listed = ", ".join(f"\\boxed{{{clean(a, control)}}}" for a in answers)
+    template = NCQ if listed else NCQ_NO_ANSWERS
+    return template.format(question=question, answers=listed, candidates=_blocks(wrong, control))
+
+
+def distinct(answers):
+    """`answers` without repeats of the same text, spaces and case aside, in their order (Fig. 18 lists each once)."""
+    return list({re.sub(r"\s+", "", a).lower(): a for a in reversed(answers)}.values())[::-1]
+
+
+def _blocks(candidates, control):
+    return "\n".join(CANDIDATE.format(text=clean(c, control)) for c in candidates)
+
+
+def hardest(mean_reward, tau, cap):
+    """Pre-cap (Algorithm 1, step 3): indices of the at most `cap` hardest hard questions, ascending mean reward.
+
+    mean_reward: one number a plain group. Hard means < tau. Ties keep the order of the batch.
+    """
+    hard = [i for i, r in enumerate(mean_reward) if r < tau]
+    return sorted(hard, key=lambda i: mean_reward[i])[:cap]
+
+
+def fill(order, has_bcq, has_ncq, cap):
+    """Post-cap (step 5): walk `order` (hardest first), BCQ then NCQ of each question, until `cap` prompts are chosen.
+
+    Returns [(index, "bcq" | "ncq")]. When one slot is left the BCQ takes it, because it stands first.
+    """
+    pool = [(i, kind) for i in order for kind, have in (("bcq", has_bcq), ("ncq", has_ncq)) if i in have]
+    return pool[:cap]
