@@ -48,6 +48,14 @@ def by_kind(groups, advantage):
     return {name: count_groups([g for g in groups if want(g)], advantage) for name, want in pick.items()}
 
 
+def composition(plain, pool):
+    """Fig. 5a: how many plain groups are easy, and how many could become a BCQ and an NCQ (every hard one has a wrong rollout).
+
+    pool: {hard group's id: correct teacher answers}.
+    """
+    return {"groups": len(plain), "easy": len(plain) - len(pool), "bcq": sum(map(bool, pool.values())), "ncq": len(pool)}
+
+
 def audit(groups):
     """Candidate-match audit (Tables 16, 17): whose answer does a BCQ response give; does an NCQ response repeat a listed one.
 
@@ -140,8 +148,11 @@ def _data_uri(image, limit=320):
 
 
 def _append(path, records):
-    with open(path, "a", encoding="utf-8") as f:
-        f.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    try:
+        with open(path, "a", encoding="utf-8") as f:
+            f.write("".join(json.dumps(r) + "\n" for r in records))
+    except OSError as e:
+        raise OSError(f"{path}: {e.strerror}") from e
 
 
 def _cut(path, step):
@@ -149,7 +160,7 @@ def _cut(path, step):
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

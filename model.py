@@ -7,8 +7,8 @@ processor and the tokenizer do not, and the few lines that expand placeholders a
 
     lm = load("assets/student")
 """
-import os
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class LM:
     banned: torch.Tensor            # int64, on the model's device
     image_id: int = -1              # placeholder ids; -1: the model has none
     video_id: int = -1
-    extra: dict = field(default_factory=dict)
+    compute: torch.dtype = torch.float32      # of matrix products; the weights themselves stay float32
 
     @property
     def device(self):
@@ -51,17 +51,27 @@ class LM:
         """(V, D) output embedding weight."""
         return self.net.get_output_embeddings().weight
 
+    @property
+    def window(self):
+        """Longest prompt + response, in tokens."""
+        return self.net.config.get_text_config().max_position_embeddings
+
+    def autocast(self):
+        """Context in which sampler and trainer alike run their forwards."""
+        return nullcontext() if self.compute == torch.float32 else torch.autocast(self.device.type, self.compute)
+
     def n_params(self):
         return sum(p.numel() for p in self.net.parameters())
 
 
-def load(path, dtype=torch.float32, device="cpu"):
+def load(path, dtype="float32", device="cpu"):
     """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat template.
 
-    Raises ValueError with one line that names the folder and what is missing.
+    dtype: "float32" or "bfloat16", of the matrix products; the weights are float32 masters either way (in bfloat16 an
+    update of lr 1e-6 is mostly rounded away). Raises ValueError with one line that names the folder and what is missing.
     """
     path = str(path)
-    if os.sep in path and not Path(path).exists() and path.count("/") != 1:
+    if path.startswith((".", "/", "~")) and not Path(path).exists():
         raise ValueError(f"{path}: no such model folder")
     try:
         config = AutoConfig.from_pretrained(path)
@@ -78,11 +88,13 @@ def load(path, dtype=torch.float32, device="cpu"):
     auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
     try:
         # SDPA in eval and in training alike: flash-attn replaces it on a GPU where it is installed
-        net = auto.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").to(device)
+        net = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa").to(device)
     except (OSError, ValueError, RuntimeError) as e:
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
     image_processor = AutoImageProcessor.from_pretrained(path, backend="pil") if vision else None
-    return from_parts(net, tokenizer, image_processor, path)
+    lm = from_parts(net, tokenizer, image_processor, path)
+    lm.compute = getattr(torch, dtype)
+    return lm
 
 
 def from_parts(net, tokenizer, image_processor, path):

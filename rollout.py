@@ -46,14 +46,17 @@ class HFEngine:
         Samples, all n with the SAME Prompt object, its placeholders expanded. Raises ValueError when the prompt and the
         response do not fit the context window.
         """
+        with self.lm.autocast():
+            return self._sample(prompts, n, max_new_tokens, seed, temperature, top_p, top_k)
+
+    def _sample(self, prompts, n, max_new_tokens, seed, temperature, top_p, top_k):
         generator = torch.Generator(device=self.lm.device).manual_seed(seed)
         visions = [pixels(self.lm, p) for p in prompts]
         prompts = [expand(self.lm, p, v) for p, v in zip(prompts, visions)]
-        window = self.lm.net.config.get_text_config().max_position_embeddings
         for p in prompts:
-            if len(p.ids) + max_new_tokens > window:
+            if len(p.ids) + max_new_tokens > self.lm.window:
                 raise ValueError(f"a prompt of {len(p.ids)} tokens and a response of {max_new_tokens} do not fit the "
-                                 f"context of {window} tokens; lower --max-response")
+                                 f"context of {self.lm.window} tokens; lower --max-response")
         out = [None] * len(prompts)
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))     # neighbours pad each other least
         step = max(1, self.max_rows // n)

@@ -160,7 +160,7 @@ class Cache:
         for key, record in records:
             key = f"{self.teacher}/{key}"
             self.memory.setdefault(key, []).append(record)
-            lines += json.dumps({"key": key, **record}, ensure_ascii=False).encode() + b"\n"
+            lines += json.dumps({"key": key, **record}).encode() + b"\n"
         self.file.write(lines)
         self.file.flush()
         os.fsync(self.file.fileno())

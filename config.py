@@ -1,0 +1,142 @@
+"""Every flag of train.py, and the run folder they lead to.
+
+One flat list: the name, the paper's number (Table 8), the tiny world's number, and what it is. `--student tiny` takes the tiny
+column; any other student takes the paper's. Flags that the caller gives win over both.
+
+    python train.py --help
+"""
+import argparse
+import json
+from itertools import count
+from pathlib import Path
+
+import torch
+import transformers
+
+import checkpoint
+from loss import NORMS
+
+HERE = Path(__file__).parent
+MODELS = {("student", "tiny"): HERE / "assets/student", ("teacher", "tiny"): HERE / "assets/teacher"}
+
+# name: (paper's Table 8, tiny world, what it is). The tiny column is the default of --student tiny, the paper's of any other.
+KNOBS = {
+    "steps":         (200, 45, "rollout steps"),
+    "batch":         (96, 8, "new prompts per gradient update"),
+    "iterations":    (4, 4, "I, gradient updates per rollout step; each sampled token is used in one of them"),
+    "n":             (8, 8, "G_S, student samples per prompt"),
+    "teacher_n":     (4, 4, "G_T, teacher samples per hard question"),
+    "temperature":   (1.0, 1.0, "of student and teacher while training; no top-k, no penalties"),
+    "top_p":         (1.0, 1.0, "of the teacher's samples; the student's is 1, or the sampled policy is not the trained one"),
+    "teacher_max":   (32, 32, "teacher answers to ask for in all to a question that none of them solves (ours, see --fresh-teacher)"),
+    "max_prompt":    (4096, 256, "tokens of a plain prompt, image tokens included; BCQ and NCQ only by the context window"),
+    "max_response":  (12288, 40, "tokens of a response, student and teacher"),
+    "max_summary":   (512, 40, "tokens of a compressed candidate"),
+    "replay":        (0.25, 0.25, "rho_replay: replayed prompts per new prompt, in addition to them"),
+    "aug":           (0.25, 0.25, "rho_aug: cap of BCQ + NCQ prompts per new prompt"),
+    "tau":           (0.5, 0.5, "a question is hard below this mean reward, and graduates at or above it"),
+    "capacity":      (10_000, 10_000, "questions in the replay buffer, first in first out"),
+    "lr":            (1e-6, 2e-4, "AdamW, constant, no warm-up"),
+    "beta1":         (0.9, 0.9, "AdamW"),
+    "beta2":         (0.999, 0.95, "AdamW; tiny: 180 updates are too few for 0.999"),
+    "adam_eps":      (1e-8, 1e-8, "AdamW"),
+    "weight_decay":  (0.1, 0.0, "AdamW"),
+    "grad_clip":     (1.0, 1.0, "largest global gradient norm"),
+    "clip_low":      (0.20, 0.20, "PPO clip below 1"),
+    "clip_high":     (0.28, 0.28, "PPO clip above 1"),
+    "dual_clip":     (10.0, 10.0, "ceiling of a negative-advantage token's loss, in units of |advantage|"),
+    "micro_batch":   (4, 64, "sequences per forward and backward; changes speed and memory, not the gradient"),
+}
+
+
+# Flags that may differ when a run goes on: they change how long and how it is watched, not what the next step does.
+FREE = {"steps", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show", "tensorboard", "wandb",
+        "teacher_cache", "student_path", "teacher_path"}
+
+
+def comparable(cfg):
+    return {k: v for k, v in vars(cfg).items() if k not in FREE}
+
+
+def flags(argv):
+    """Parse and resolve the flags: every knob of Table 8 has the paper's default, or the tiny world's."""
+    p = argparse.ArgumentParser(prog="train.py", description="ZPPO: train a student with a frozen teacher in its prompts.",
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--student", default="tiny", help="tiny, or a model folder or hub id")
+    p.add_argument("--teacher", default="tiny", help="tiny, or a model folder or hub id; frozen")
+    p.add_argument("--data", default="tiny", help="tiny, a JSONL file, or a folder with questions.jsonl")
+    p.add_argument("--heldout", default="", help="questions to measure before and after; the tiny world brings its own")
+    p.add_argument("--out", default="", help="folder of the run; default: the next free runs/NAME-N")
+    p.add_argument("--seed", type=int, default=0, help="of data order, sampling, candidates")
+    flag = argparse.BooleanOptionalAction
+    p.add_argument("--buffer", action=flag, default=True, help="replay hard questions")
+    p.add_argument("--bcq", action=flag, default=True, help="show a correct teacher answer beside a wrong one of the student")
+    p.add_argument("--ncq", action=flag, default=True, help="show the student all its wrong answers")
+    p.add_argument("--compress", action=flag, default=True, help="candidates are the teacher's summaries")
+    p.add_argument("--fresh-teacher", action=flag, default=False,
+                   help="draw new teacher answers on each visit, as the paper does; default: a cache that grows")
+    p.add_argument("--thinking", action=flag, default=True, help="let the chat template open <think>; the paper is silent")
+    p.add_argument("--norm", choices=NORMS, default="nonzero", help="which groups the standard deviation of Eq. 3 is over")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of compute; weights stay float32")
+    p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out (default: newest run)")
+    p.add_argument("--force", action="store_true", help="resume although flags changed")
+    p.add_argument("--save-every", type=int, default=10, help="steps between checkpoints; 0: only at the end")
+    p.add_argument("--keep", type=int, default=2, help="checkpoints to keep")
+    p.add_argument("--eval-every", type=int, default=0, help="steps between held-out evaluations; 0: before and after only")
+    p.add_argument("--show", type=int, default=3, help="reformulated questions a step written to samples.jsonl")
+    p.add_argument("--teacher-cache", default="", help="share the teacher's answers between runs; default: in the run folder")
+    p.add_argument("--tensorboard", action="store_true", help="needs the package tensorboard")
+    p.add_argument("--wandb", action="store_true", help="needs the package wandb")
+    table = p.add_argument_group("Table 8 (first number: the paper; second: --student tiny)")
+    for name, (paper, small, why) in KNOBS.items():
+        table.add_argument(f"--{name.replace('_', '-')}", type=type(paper), default=argparse.SUPPRESS, metavar=type(paper).__name__.upper(),
+                           help=f"{why} [{paper} | {small}]")
+    cfg = p.parse_args(argv)
+    for name, (paper, small, _) in KNOBS.items():
+        if not hasattr(cfg, name):
+            setattr(cfg, name, small if cfg.student == "tiny" else paper)
+    for name in ("steps", "batch", "iterations", "teacher_n", "max_prompt", "max_response", "max_summary", "capacity",
+                 "micro_batch", "keep"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(cfg, name)}")
+    if cfg.n < 2:
+        raise ValueError(f"--n must be at least 2, not {cfg.n}: a group of one has no baseline")
+    if not 0 < cfg.tau <= 1 or cfg.replay < 0 or cfg.aug < 0 or cfg.temperature <= 0:
+        raise ValueError("--tau must be in (0, 1], --replay and --aug at least 0, --temperature above 0")
+    cfg.student_path = str(MODELS.get(("student", cfg.student), cfg.student))
+    cfg.teacher_path = str(MODELS.get(("teacher", cfg.teacher), cfg.teacher))
+    return cfg
+
+
+def open_run(cfg):
+    """The run folder of a new run, or of the one to resume (then cfg.resume_from is set). Raises ValueError."""
+    cfg.resume_from = ""
+    name = "zppo" if cfg.bcq and cfg.ncq else "grpo" + "-bcq" * cfg.bcq + "-ncq" * cfg.ncq
+    stem = f"{name}-{Path(cfg.student).name}"
+    if not cfg.resume:
+        out = Path(cfg.out) if cfg.out else next(p for n in count(1) if not (p := Path(f"runs/{stem}-{n}")).exists())
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} exists already; go on with --resume --out {out}, or give another --out")
+        return out
+    runs = [Path(cfg.out)] if cfg.out else sorted(Path("runs").glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise ValueError("--resume: there is no run under runs/; name one with --out")
+    out = runs[-1] if cfg.out else runs[-1].parent
+    found = checkpoint.latest(out / "checkpoints")
+    if found is None:
+        raise ValueError(f"{out}: no complete checkpoint to resume from; start again with another --out")
+    was, now = json.loads((found / "state.json").read_text())["config"], comparable(cfg)
+    changed = [f"--{k.replace('_', '-')} {was.get(k)} -> {now.get(k)}" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
+    if changed and not cfg.force:
+        raise ValueError(f"{out} was started with other flags ({'; '.join(changed)}): this would be a different run. "
+                         f"Give the same flags, or --force")
+    cfg.resume_from = str(found)
+    return out
+
+
+def make_folder(out, cfg):
+    """Make the run folder and write config.json into it: the flags as used, and what they ran on."""
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(out / "config.json", {**vars(cfg), "torch": torch.__version__,
+                                                "transformers": transformers.__version__,
+                                                "threads": torch.get_num_threads()})

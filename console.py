@@ -1,0 +1,86 @@
+"""What a person reads: the table before a run, the numbers beside the bar, the summary after it."""
+import math
+import os
+import signal
+import sys
+
+import torch
+
+import plot
+import report
+from eval import by_family
+
+
+class StopSignal:
+    """Ctrl-C or SIGTERM: finish the step, save, exit. The second one exits at once."""
+
+    def __init__(self):
+        self.signal = 0
+        for s in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(s, self.catch)
+
+    def catch(self, number, frame):
+        if self.signal:
+            print("\nstopped at once; the last checkpoint is untouched", file=sys.stderr)
+            os._exit(128 + number)
+        self.signal = number
+        print("\nfinishing this step, then saving; once more stops at once", file=sys.stderr)
+
+
+def run_table(cfg, student, teacher, questions, out):
+    """What this run will be, before it starts."""
+    new = cfg.batch * cfg.iterations
+    parts = [name for name in ("buffer", "bcq", "ncq", "compress") if getattr(cfg, name)]
+    rows = [("student", f"{cfg.student_path}, {student.n_params() / 1e6:.2f} M parameters"),
+            ("teacher", f"{cfg.teacher_path}, {teacher.n_params() / 1e6:.2f} M parameters, frozen"),
+            ("data", f"{cfg.data}, {len(questions)} questions"),
+            ("method", "GRPO + " + " + ".join(parts) if parts else "GRPO"),
+            ("a step", f"{new} new + up to {round(cfg.replay * new)} replayed + up to {round(cfg.aug * new)} BCQ/NCQ prompts, "
+                       f"{cfg.n} samples each, {cfg.iterations} updates"),
+            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, {torch.get_num_threads()} threads"),
+            ("output", str(out))]
+    if cfg.resume_from:
+        rows.append(("resumes", cfg.resume_from))
+    return "\n".join(f"{name:10s}{text}" for name, text in rows)
+
+
+def bar_text(record):
+    """The numbers beside the progress bar."""
+    def accuracy(kind):
+        c = record["groups"][kind]
+        return f"{c['correct'] / c['samples']:.2f}" if c["samples"] else "-"
+    b = record["buffer"]
+    return (f"acc {accuracy('new')} bcq {accuracy('bcq')} ncq {accuracy('ncq')} buffer {b['size']} "
+            f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}")
+
+
+def summary(before, after, buffer, out):
+    """Before and after on held-out questions per family, what graduated, and where everything is."""
+    lines, gains = ["", f"{'held-out accuracy':28s} {'before':>8s} {'after':>8s} {'change':>8s}  questions"], []
+    for split in before:
+        old, new = by_family(before[split]), by_family(after[split])
+        for family in old:
+            (c0, n), (c1, _) = old[family], new[family]
+            name = split if family == "all" else f"  {family}"
+            lines.append(f"{name:28s} {c0 / n:8.1%} {c1 / n:8.1%} {100 * (c1 - c0) / n:+8.1f}  {n}")
+        diff = [b[2] - a[2] for a, b in zip(before[split], after[split])]
+        mean = sum(diff) / len(diff)
+        error = math.sqrt(sum((d - mean) ** 2 for d in diff)) / len(diff)        # paired, over questions
+        gains.append((split, mean, error))
+    for split, mean, error in gains:
+        verdict = "gained" if mean > 2 * error else "lost" if mean < -2 * error else "no change beyond chance"
+        lines.append(f"{split}: {verdict} ({100 * mean:+.1f} points, standard error {100 * error:.1f})")
+    if gains and not any(mean > 2 * error for _, mean, error in gains):
+        lines.append("This run learned nothing that held-out questions show.")
+    counts = buffer.counts
+    for key in sorted(counts["admitted"]):
+        a, g = counts["admitted"][key], counts["graduated"].get(key, 0)
+        lines.append(f"admitted at {100 * float(key):5.1f} %: {a:4d} questions, {g:4d} graduated ({g / a:.0%})")
+    lines += ["", f"model     {out / 'final'}", f"metrics   {out / 'metrics.jsonl'}"]
+    return "\n".join(lines + draw(out))
+
+
+def draw(out):
+    """Draw the figures and the page of samples of a run; lines that say where they are."""
+    figures = plot.draw(out)
+    return [f"samples   {report.write_html(out)}"] + [f"figure    {p}" for p in figures]

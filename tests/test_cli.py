@@ -1,0 +1,137 @@
+"""What a user can get wrong on the command line ends in one clear line and a status that is not 0.
+
+    python -m pytest tests/test_cli.py
+"""
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+import tiny
+import config
+import train
+
+
+def fails(capsys, *flags):
+    """The error of train.py with these flags, as its one line."""
+    with pytest.raises((ValueError, OSError, SystemExit)) as e:
+        train.main(list(flags))
+    if isinstance(e.value, SystemExit):
+        assert e.value.code != 0
+        return capsys.readouterr().err.strip().splitlines()[-1]
+    return str(e.value)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with one image question and one text question; returns (folder, rewrite)."""
+    q = tiny.questions("train")[0]
+    q.images[0].save(tmp_path / "a.png")
+    rows = [{"id": "a", "question": q.question, "answer": q.answer, "images": ["a.png"]},
+            {"id": "b", "question": "2 3\n" + q.question, "answer": "6"}]
+
+    def write(changed=None):
+        for r in changed or []:
+            rows[r[0]].update(r[1])
+        (tmp_path / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return str(tmp_path)
+    return write
+
+
+def test_unknown_flag(capsys):
+    assert "--lrr" in fails(capsys, "--lrr", "1")
+
+
+def test_missing_data(capsys):
+    assert "no/such.jsonl" in fails(capsys, "--data", "no/such.jsonl")
+
+
+def test_question_without_answer(capsys, data):
+    message = fails(capsys, "--data", data([(1, {"answer": ""})]))
+    assert "line 2" in message and "'answer'" in message
+
+
+def test_image_that_does_not_open(capsys, data, tmp_path):
+    folder = data()
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    message = fails(capsys, "--data", folder, "--out", str(tmp_path / "out"))
+    assert "question a" in message and "a.png" in message and "\n" not in message
+
+
+def test_truncated_image(capsys, data, tmp_path):
+    folder = data()
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:len(whole) // 2])
+    assert "a.png" in fails(capsys, "--data", folder, "--out", str(tmp_path / "out"))
+
+
+def test_model_folder_without_tokenizer(capsys, tmp_path):
+    shutil.copytree(config.HERE / "assets/student", tmp_path / "m")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "m" / name).unlink(missing_ok=True)
+    message = fails(capsys, "--student", str(tmp_path / "m"))
+    assert str(tmp_path / "m") in message and "tokenizer" in message
+
+
+def test_missing_model_folder(capsys):
+    assert "./no-model" in fails(capsys, "--student", "./no-model")
+
+
+def test_out_folder_exists(capsys, tmp_path):
+    (tmp_path / "x").write_text("mine")
+    message = fails(capsys, "--out", str(tmp_path))
+    assert "exists" in message and "--resume" in message
+    assert (tmp_path / "x").read_text() == "mine"
+
+
+def test_resume_without_a_checkpoint(capsys, tmp_path):
+    assert "no complete checkpoint" in fails(capsys, "--resume", "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize("flags, word", [(("--n", "1"), "baseline"), (("--tau", "0"), "--tau"), (("--batch", "0"), "--batch"),
+                                         (("--temperature", "0"), "--temperature")])
+def test_numbers_out_of_range(capsys, flags, word):
+    assert word in fails(capsys, *flags)
+
+
+def test_prompt_longer_than_allowed(capsys, data, tmp_path):
+    folder = data([(1, {"question": "x" * 300})])
+    message = fails(capsys, "--data", folder, "--out", str(tmp_path / "out"))
+    assert "question b" in message and "--max-prompt" in message
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_saved(tmp_path, monkeypatch, data):
+    """The third write to the metrics fails as on a full disk: the two finished steps must be in a checkpoint."""
+    import metrics
+    real, calls = metrics._append, []
+
+    def full(path, records):
+        calls.append(path)
+        if len(calls) == 6:                            # step 0 writes once, each step twice
+            raise OSError(28, "No space left on device", str(path))
+        return real(path, records)
+    monkeypatch.setattr(metrics, "_append", full)
+    with pytest.raises(ValueError, match="No space left on device"):
+        train.main(["--data", data(), "--out", str(tmp_path / "run"), "--steps", "5", "--batch", "1", "--n", "2"])
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
+
+
+def test_an_image_that_breaks_in_the_middle_of_a_run_loses_nothing(tmp_path, monkeypatch, data):
+    import run
+    real, calls = run.decode, []
+
+    def breaks(images, where):
+        calls.append(where)
+        if len(calls) > 30:
+            raise ValueError(f"question {where}: the image a.png does not open")
+        return real(images, where)
+    monkeypatch.setattr(run, "decode", breaks)
+    with pytest.raises(ValueError, match="does not open.*\n.*--resume"):
+        train.main(["--data", data(), "--out", str(tmp_path / "run"), "--steps", "50", "--batch", "1", "--n", "2"])
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
+
+
+def test_text_only_questions_and_images_mix(tmp_path, data):
+    assert train.main(["--data", data(), "--out", str(tmp_path / "run"), "--steps", "1", "--batch", "1", "--n", "2"]) == 0
+    assert (tmp_path / "run/final/model.safetensors").is_file() and Image.open(tmp_path / "run/figures/accuracy.png").width > 100

@@ -1,0 +1,274 @@
+"""BCQ and NCQ: which questions, what the prompts say, and that nothing gives a label away or breaks out of its block.
+
+    python -m pytest tests/test_reformulate.py
+"""
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, strategies as st
+
+import reformulate
+import train
+from chat import control_strings
+from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
+from rollout import HFEngine
+from sample import Group, Sample
+from teacher import Cache, Teacher
+
+
+def blocks(text):
+    """What stands in the candidate blocks of a prompt text."""
+    return re.findall(r"<candidate>\n(.*?)\n</candidate>", text, re.DOTALL)
+
+
+# ---- pre-cap and post-cap (Algorithm 1, steps 3 and 5) -------------------------------------------------------------------
+
+MEANS = [0.25, 0.0, 0.5, 0.125, 0.0, 1.0, 0.25]
+
+
+@pytest.mark.parametrize("cap, want", [(0, []), (1, [1]), (2, [1, 4]), (3, [1, 4, 3]), (4, [1, 4, 3, 0]), (9, [1, 4, 3, 0, 6])])
+def test_hardest_by_hand(cap, want):
+    """Ascending mean, ties in the order of the batch, a question at tau is not hard."""
+    assert hardest(MEANS, 0.5, cap) == want
+    assert MEANS == [0.25, 0.0, 0.5, 0.125, 0.0, 1.0, 0.25]
+
+
+def test_hardest_without_hard_questions():
+    assert hardest([0.5, 1.0], 0.5, 5) == [] == hardest([], 0.5, 5)
+
+
+@pytest.mark.parametrize("cap, want", [
+    (0, []), (1, [(3, "bcq")]), (2, [(3, "bcq"), (3, "ncq")]),
+    (3, [(3, "bcq"), (3, "ncq"), (1, "bcq")]),                              # one slot left: the BCQ takes it
+    (5, [(3, "bcq"), (3, "ncq"), (1, "bcq"), (1, "ncq"), (7, "ncq")]),      # 7 has no BCQ: its NCQ takes the slot
+    (99, [(3, "bcq"), (3, "ncq"), (1, "bcq"), (1, "ncq"), (7, "ncq")])])
+def test_fill_by_hand(cap, want):
+    assert fill([3, 1, 7, 8], {1, 3}, {1, 3, 7}, cap) == want              # 8 has neither
+
+
+def test_fill_with_ncq_only():
+    assert fill([5, 2, 9], set(), {2, 5, 9}, 2) == [(5, "ncq"), (2, "ncq")]
+
+
+# ---- no leak of the label ------------------------------------------------------------------------------------------------
+
+def test_order_is_even_over_many_draws():
+    """50 +- 3 % from one run rng, over all and for each question, with the other draws of a run in between."""
+    rng, first = random.Random(0), Counter()
+    for i in range(12_000):
+        rng.choice("abcd")
+        first[i % 4] += blocks(bcq(f"question {i % 4}", "RIGHT", "WRONG", rng))[0] == "RIGHT"
+    assert sum(first.values()) / 12_000 == pytest.approx(0.5, abs=0.03)
+    assert all(n / 3000 == pytest.approx(0.5, abs=0.03) for n in first.values())
+
+
+def test_swapping_right_and_wrong_gives_the_same_texts():
+    texts = [{bcq("Q?", r, w, random.Random(i)) for i in range(40)} for r, w in (("one 1", "two 2"), ("two 2", "one 1"))]
+    assert texts[0] == texts[1] and len(texts[0]) == 2
+    assert sorted(map(blocks, texts[0])) == [["one 1", "two 2"], ["two 2", "one 1"]]
+
+
+def test_ncq_order_is_shuffled_and_its_argument_is_not():
+    wrong = ["a", "b", "c"]
+    seen = {tuple(blocks(ncq("Q?", wrong, ["1"], random.Random(i)))) for i in range(200)}
+    assert len(seen) == 6 and wrong == ["a", "b", "c"]
+
+
+# ---- what they say -------------------------------------------------------------------------------------------------------
+
+def test_texts_by_hand():
+    text = bcq("How many?", "r", "w", random.Random(0))
+    assert text.startswith("How many?\n\n") and text.count("How many?") == 1 and sorted(blocks(text)) == ["r", "w"]
+    text = ncq("How many?", ["w1", "w2"], ["3", "4"], random.Random(0))
+    assert r"\boxed{3}, \boxed{4}" in text and "WRONG" in text and sorted(blocks(text)) == ["w1", "w2"]
+    text = ncq("How many?", ["w1"], [], random.Random(0))                    # no box, no answer to list
+    assert "boxed" not in text and "WRONG" in text and blocks(text) == ["w1"]
+
+
+@pytest.mark.parametrize("hostile", ["{}", "{0}", "{question}", "{0.__class__}", "{candidates!r:>9}", "{{}}", "%s %(a)d", r"\boxed{\frac{1}{2}}", "{"])
+def test_braces_survive(hostile):
+    for text in (bcq(f"Q {hostile}", f"r {hostile}", f"w {hostile}", random.Random(0)),
+                 ncq(f"Q {hostile}", [f"r {hostile}", f"w {hostile}"], [], random.Random(0))):
+        assert text.startswith(f"Q {hostile}\n\n") and sorted(blocks(text)) == [f"r {hostile}", f"w {hostile}"]
+    assert f"\\boxed{{{hostile}}}" in ncq("Q", ["w"], [hostile], random.Random(0))
+
+
+def test_distinct():
+    assert distinct(["4", "5", "4", " 5 ", "x Y", "xy"]) in (["4", "5", "x Y"],)
+    assert distinct([]) == []
+
+
+def test_distinct_keeps_the_order_of_first_appearance():
+    assert distinct(["a", "b", "a", "c", "b"]) == ["a", "b", "c"]
+
+
+# ---- clean ---------------------------------------------------------------------------------------------------------------
+
+def test_clean_removes_every_special_token_and_tag(lm):
+    control = control_strings(lm.tokenizer)
+    assert {*lm.tokenizer.all_special_tokens, *TAGS} <= {*control, *TAGS} and "<|im_end|>" in control and "<|image_pad|>" in control
+    for tag in {*control, *TAGS}:
+        assert clean(f" a{tag}b{tag}{tag}c ", control) == "abc"
+        for cut in range(1, len(tag)):                       # nested: removing the inner one writes the outer one
+            assert clean(f"a{tag[:cut]}{tag}{tag[cut:]}b", control) == "ab"
+
+
+def test_clean_leaves_mathematics_alone(lm):
+    text = "a < b > c, |x| <= 3, <b>bold</b>, x<think, \\boxed{5}\nnext line"
+    assert clean(text, control_strings(lm.tokenizer)) == text
+
+
+FRAGMENTS = ["<", ">", "/", "|", "think", "candidate", "im_end", "image_pad", "<|", "|>", "</", *TAGS, "<|im_end|>", "<|im_start|>",
+             "<|image_pad|>", " ", "\n", "a", "</cand", "idate>", "<thi", "nk>", "{", "}"]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join))
+def test_clean_is_complete_and_idempotent(lm, text):
+    control = control_strings(lm.tokenizer)
+    once = clean(text, control)
+    assert not any(tag in once for tag in {*TAGS, *control}) and clean(once, control) == once
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join), st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join))
+def test_candidates_stay_in_their_blocks(lm, a, b):
+    control = control_strings(lm.tokenizer)
+    harmless = bcq("Q", "x", "y", random.Random(0), control)
+    text = bcq("Q", a, b, random.Random(0), control)
+    assert all(text.count(tag) == harmless.count(tag) for tag in {*TAGS, *control})
+    harmless = ncq("Q", ["x", "y"], ["1"], random.Random(0), control)
+    text = ncq("Q", [a, b], [a], random.Random(0), control)
+    assert all(text.count(tag) == harmless.count(tag) for tag in {*TAGS, *control})
+
+
+# ---- train.build: steps 3 to 5 with a scripted teacher -------------------------------------------------------------------
+
+def group(i, question, *texts):
+    """A plain group as train.ask makes it, graded, without a model."""
+    from reward import grade
+    return Group(i, "plain", "new", question, tuple(
+        Sample(None, (), (), t, False, i, "plain", question.id, 1, grade(t, question.answer)) for t in texts))
+
+
+@pytest.fixture
+def make_teacher(lm, scripted, tmp_path):
+    """A Teacher whose summary of a response is summarize(response), or whatever that returns."""
+    made = []
+
+    def make(summarize=lambda text: text):
+        def reply(prompt, k):
+            return f"<summary>\n{summarize(prompt.split('<response>')[1].split('</response>')[0].strip())}\n</summary>"
+        made.append(Cache(tmp_path / f"teacher{len(made)}.jsonl", "t"))
+        return Teacher(scripted(lm, reply), made[-1], n=4, max_response=40, seed=0)
+    yield make
+    for c in made:
+        c.close()
+
+
+@pytest.fixture
+def question(questions):
+    return replace(questions["text"][0], answer="5", question="What is 2+3?")
+
+
+def build(g, pool, teacher, cfg, seed=0):
+    control = control_strings(teacher.engine.lm.tokenizer)
+    return train.build([g], {g.id: pool}, teacher, random.Random(seed), control, cfg, 1)
+
+
+RIGHT = Sample(None, (), (), "2+3=5 \\boxed{5}", False, kind="teacher", reward=1.0)
+
+
+def test_build_by_hand(make_teacher, question, cfg):
+    g = group(4, question, "6 \\boxed{6}", "7 \\boxed{7}", "6 again \\boxed{6}", "no box", "2+3 \\boxed{5}")
+    built = build(g, [RIGHT], make_teacher(), cfg())
+    assert set(built) == {(4, "bcq"), (4, "ncq")}
+    b, n = built[4, "bcq"], built[4, "ncq"]
+    assert b["right"] == (RIGHT.text,) and b["wrong"][0] in ("6 \\boxed{6}", "7 \\boxed{7}", "6 again \\boxed{6}", "no box")
+    assert sorted(blocks(b["text"])) == sorted((*b["right"], *b["wrong"])) and b["text"].startswith("What is 2+3?\n\n")
+    assert sorted(blocks(n["text"])) == sorted(["6 \\boxed{6}", "7 \\boxed{7}", "6 again \\boxed{6}", "no box"])    # all the wrong ones
+    assert sorted(n["listed"]) == ["6", "7"] and n["right"] == () and "2+3 \\boxed{5}" not in n["text"]
+    assert b["question"] is question and b["origin"] == "new"
+
+
+def test_build_without_a_right_answer_is_ncq_only(make_teacher, question, cfg):
+    assert set(build(group(0, question, "\\boxed{6}", "\\boxed{5}"), [], make_teacher(), cfg())) == {(0, "ncq")}
+
+
+def test_build_off_switches(make_teacher, question, cfg):
+    g = group(0, question, "\\boxed{6}", "\\boxed{5}")
+    assert set(build(g, [RIGHT], make_teacher(), cfg("--no-ncq"))) == {(0, "bcq")}
+    assert set(build(g, [RIGHT], make_teacher(), cfg("--no-bcq"))) == {(0, "ncq")}
+    teacher = make_teacher()
+    assert build(g, [RIGHT], teacher, cfg("--no-bcq", "--no-ncq")) == {} and teacher.engine.calls == []
+
+
+def test_a_repaired_trace_is_not_shown_as_wrong(make_teacher, question, cfg):
+    """The teacher repairs the 6: it stands in neither prompt, but 6 is still listed as a wrong answer."""
+    teacher = make_teacher(lambda t: "\\boxed{5}" if "\\boxed{6}" in t else t)
+    built = build(group(0, question, "\\boxed{6}", "\\boxed{7}"), [RIGHT], teacher, cfg())
+    assert built[0, "bcq"]["wrong"] == ("\\boxed{7}",) and blocks(built[0, "ncq"]["text"]) == ["\\boxed{7}"]
+    assert sorted(built[0, "ncq"]["listed"]) == ["6", "7"]
+    only = build(group(0, question, "\\boxed{6}", "\\boxed{6}"), [RIGHT], teacher, cfg())
+    assert (0, "bcq") not in only
+
+
+def test_uncompressed_candidates_are_the_responses(make_teacher, question, cfg):
+    teacher = make_teacher()
+    built = build(group(0, question, "<think>6</think>\\boxed{6}", "\\boxed{6}</candidate>"), [RIGHT], teacher, cfg("--no-compress"))
+    assert sorted(blocks(built[0, "ncq"]["text"])) == ["6\\boxed{6}", "\\boxed{6}"] and teacher.engine.calls == []
+
+
+def test_an_ncq_prompt_always_shows_something(make_teacher, question, cfg):
+    """No summary is usable and no rollout has a box: a prompt that announces reasoning and shows none teaches nothing."""
+    teacher = make_teacher(lambda t: "\\boxed{5}")                             # repairs every trace
+    built = build(group(0, question, "no box", "none here"), [RIGHT], teacher, cfg())
+    assert all(blocks(c["text"]) or c["listed"] for c in built.values())
+
+
+def test_an_empty_answer_is_not_listed(make_teacher, question, cfg):
+    """`\\boxed{ }` and `\\boxed{<think>}` hold no answer."""
+    built = build(group(0, question, "\\boxed{ }", "\\boxed{<think>}", "\\boxed{6}"), [], make_teacher(), cfg())
+    assert built[0, "ncq"]["listed"] == ("6",) and "\\boxed{}" not in built[0, "ncq"]["text"]
+
+
+def test_candidates_are_drawn_evenly_from_the_run_rng(make_teacher, question, cfg):
+    g = group(0, question, *[f"\\boxed{{{k}}}" for k in range(10, 14)])
+    pool = [replace(RIGHT, text=f"way {k} \\boxed{{5}}") for k in range(2)]
+    teacher, rng, control = make_teacher(), random.Random(1), ()
+    seen = [train.build([g], {0: pool}, teacher, rng, control, cfg(), 1)[0, "bcq"] for _ in range(800)]
+    assert all(abs(n - 400) < 70 for n in Counter(c["right"] for c in seen).values())           # 5 standard deviations
+    assert all(abs(n - 200) < 62 for n in Counter(c["wrong"] for c in seen).values())
+    assert len(Counter(c["right"] for c in seen)) == 2 and len(Counter(c["wrong"] for c in seen)) == 4
+
+
+def test_prompts_that_do_not_fit_are_dropped_and_the_rest_can_be_sampled(lm, questions, make_teacher, cfg):
+    """The context counts visual tokens: a question with a large image is dropped before the engine would refuse it."""
+    from PIL import Image
+    c = cfg("--max-response", "8", "--n", "2")
+    big = replace(questions["image"][0], id="big", images=(Image.new("RGB", (16 * 31, 16 * 32)),))      # 992 visual tokens
+    small = questions["image"][1]
+    built = {}
+    for i, q in enumerate((big, small)):
+        built |= build(group(i, q, "\\boxed{x}" * 8, "\\boxed{y}"), [], make_teacher(), c)
+    engine = HFEngine(lm)
+    bare = [train.prompt_of(lm, q, q.question, c) for q in (big, small)]
+    assert all(len(p.ids) + c.max_response < 1024 for p in bare)                # one placeholder an image: looks short
+    dropped = train.drop_too_long(built, lm, c)
+    engine.sample([train.prompt_of(lm, b["question"], b["text"], c) for b in built.values()], 2, c.max_response, 0)
+    assert dropped == 1 and set(built) == {(1, "ncq")}
+
+
+def test_max_prompt_counts_visual_tokens(lm, questions, cfg):
+    """--max-prompt: 'tokens of a plain prompt, image tokens included'."""
+    from PIL import Image
+    q = replace(questions["image"][0], images=(Image.new("RGB", (16 * 16, 16 * 16)),))       # 256 visual tokens
+    train.check_prompts(lm, [questions["image"][0]], cfg("--max-prompt", "200"))
+    with pytest.raises(ValueError, match="max-prompt"):
+        train.check_prompts(lm, [q], cfg("--max-prompt", "200"))
+
+
+def test_template_constants_can_be_replaced():
+    assert CANDIDATE.count("{text}") == 1 and all(t.count("{question}") == 1 and t.count("{candidates}") == 1
+                                                  for t in (reformulate.BCQ, reformulate.NCQ, reformulate.NCQ_NO_ANSWERS))
