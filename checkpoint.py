@@ -28,6 +28,8 @@ def save(folder, step, lm, optimizer, state, keep=2):
     """
     folder = Path(folder)
     final, tmp = folder / f"step-{step:06d}", folder / f"step-{step:06d}.tmp"
+    if final in complete(folder):            # an error after the step was saved asks for it once more: the state is the same
+        return final
     shutil.rmtree(tmp, ignore_errors=True)
     try:
         tmp.mkdir(parents=True)
@@ -36,7 +38,6 @@ def save(folder, step, lm, optimizer, state, keep=2):
         save_file({"torch": torch.get_rng_state()}, tmp / "rng.safetensors")
         (tmp / "state.json").write_text(json.dumps({**state, "step": step}))
         _flush(tmp)
-        shutil.rmtree(final, ignore_errors=True)         # left by a run that was resumed from an earlier step
         os.rename(tmp, final)
         _flush_dir(folder)
     except Exception as e:                               # safetensors and tokenizers raise their own kinds on a full disk
@@ -76,6 +77,11 @@ def load(path, lm, optimizer):
     lm: already loaded from path/model. Raises ValueError when the file does not fit the model.
     """
     tensors = load_file(Path(path) / "optimizer.safetensors")
+    shapes = {name: p.shape for name, p in lm.net.named_parameters()}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition(".")
+        if name not in shapes or (part != "step" and value.shape != shapes[name]):
+            raise ValueError(f"{path}/optimizer.safetensors does not fit this model ({key}, {tuple(value.shape)})")
     state = optimizer.state_dict()
     try:
         state["state"] = {i: {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}

@@ -78,6 +78,7 @@ def flags(argv):
     p.add_argument("--thinking", action=flag, default=True, help="let the chat template open <think>; the paper is silent")
     p.add_argument("--norm", choices=NORMS, default="nonzero", help="which groups the standard deviation of Eq. 3 is over")
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of compute; weights stay float32")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where student and teacher live")
     p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out (default: newest run)")
     p.add_argument("--force", action="store_true", help="resume although flags changed")
     p.add_argument("--save-every", type=int, default=10, help="steps between checkpoints; 0: only at the end")

@@ -57,7 +57,7 @@ def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip
     Dual clip: with a negative advantage the loss of a token is at most dual_clip * |adv|, however large its ratio.
     Returns (sum, stats); stats: {"tokens", "clipped", "dual_clipped"} as ints and "ratio_max", for logging.
     """
-    ratio = torch.exp(logp - old_logp)
+    ratio = torch.exp((logp - old_logp).clamp(-20, 20))      # beyond that every clip is bound; exp(89) would make 0 * inf
     surrogate = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
     ceiling = -dual_clip * adv
     per_token = torch.where(adv < 0, torch.minimum(surrogate, ceiling), surrogate)

@@ -188,6 +188,11 @@ def expand(lm, prompt, vision):
     return replace(prompt, ids=tuple(ids))
 
 
+def length(lm, prompt):
+    """Tokens of a prompt with its images and video expanded."""
+    return len(expand(lm, prompt, pixels(lm, prompt)).ids)
+
+
 def positions(lm, prompt, vision):
     """Rope positions of an expanded prompt: ((3, P) int64, the next free position). Text: all three rows 0..P-1."""
     P = len(prompt.ids)

@@ -61,8 +61,12 @@ def ncq(question, wrong, answers, rng, control=()):
 
 
 def distinct(answers):
-    """`answers` without repeats of the same text, spaces and case aside, in their order (Fig. 18 lists each once)."""
-    return list({re.sub(r"\s+", "", a).lower(): a for a in reversed(answers)}.values())[::-1]
+    """`answers` without empty ones and without repeats, spaces and case aside, in their order (Fig. 18 lists each once)."""
+    first = {}
+    for a in answers:
+        if a.strip():
+            first.setdefault(re.sub(r"\s+", "", a).lower(), a)
+    return list(first.values())
 
 
 def _blocks(candidates, control):

@@ -39,17 +39,18 @@ class HFEngine:
         assert lm.net is self.lm.net, "HFEngine samples from the model it was made with"
 
     @torch.no_grad()
-    def sample(self, prompts, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0):
+    def sample(self, prompts, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
         """n responses to each prompt. prompts: list of sample.Prompt (one placeholder id per image).
 
-        max_new_tokens: the end token included; temperature 0 means greedy. Returns a list over prompts of lists of n
+        max_new_tokens: the end token included; temperature 0 means greedy; presence_penalty is taken off the logit of every
+        token that the response already holds (evaluation only: training must sample the policy it trains). Returns a list over prompts of lists of n
         Samples, all n with the SAME Prompt object, its placeholders expanded. Raises ValueError when the prompt and the
         response do not fit the context window.
         """
         with self.lm.autocast():
-            return self._sample(prompts, n, max_new_tokens, seed, temperature, top_p, top_k)
+            return self._sample(prompts, n, max_new_tokens, seed, temperature, top_p, top_k, presence_penalty)
 
-    def _sample(self, prompts, n, max_new_tokens, seed, temperature, top_p, top_k):
+    def _sample(self, prompts, n, max_new_tokens, seed, temperature, top_p, top_k, presence_penalty):
         generator = torch.Generator(device=self.lm.device).manual_seed(seed)
         visions = [pixels(self.lm, p) for p in prompts]
         prompts = [expand(self.lm, p, v) for p, v in zip(prompts, visions)]
@@ -63,12 +64,12 @@ class HFEngine:
         for i in range(0, len(prompts), step):
             some = by_length[i:i + step]
             drawn = self._batch([prompts[j] for j in some], [visions[j] for j in some], n, max_new_tokens, generator,
-                                temperature, top_p, top_k)
+                                temperature, top_p, top_k, presence_penalty)
             for j, group in zip(some, drawn):
                 out[j] = group
         return out
 
-    def _batch(self, prompts, visions, n, max_new_tokens, generator, temperature, top_p, top_k):
+    def _batch(self, prompts, visions, n, max_new_tokens, generator, temperature, top_p, top_k, presence_penalty):
         lm, dev = self.lm, self.lm.device
         N, P = len(prompts), max(len(p.ids) for p in prompts)
         ids, mask, pos = torch.zeros(N, P, dtype=torch.long), torch.zeros(N, P, dtype=torch.long), torch.zeros(3, N, P, dtype=torch.long)
@@ -89,9 +90,12 @@ class HFEngine:
         logps = torch.zeros(N * n, max_new_tokens, device=dev)
         length = torch.full((N * n,), max_new_tokens, device=dev)
         ended = torch.zeros(N * n, dtype=torch.bool, device=dev)
+        penalty = torch.zeros(N * n, lm.head.shape[0], device=dev) if presence_penalty else None    # to take off each logit
         for t in range(max_new_tokens):
-            token, logp = self._draw(h, generator, temperature, top_p, top_k)
+            token, logp = self._draw(h, generator, temperature, top_p, top_k, None if penalty is None else penalty[alive])
             tokens[alive, t], logps[alive, t] = token, logp
+            if penalty is not None:
+                penalty[alive, token] = presence_penalty
             stop = torch.isin(token, eos) & ~ended[alive]                     # an ended row may still be decoded for a while
             length[alive[stop]], ended[alive[stop]] = t + 1, True
             live = ~ended[alive]
@@ -112,9 +116,11 @@ class HFEngine:
                    for r in range(N * n)]
         return [samples[i * n:(i + 1) * n] for i in range(N)]
 
-    def _draw(self, h, generator, temperature, top_p, top_k):
-        """One token a row and its log-prob under the distribution it was drawn from. h: (rows, D)."""
+    def _draw(self, h, generator, temperature, top_p, top_k, penalty=None):
+        """One token a row and its log-prob under the distribution it was drawn from. h: (rows, D); penalty: (rows, V)."""
         logits = mask_logits(h @ self.lm.head.T, self.lm.banned)
+        if penalty is not None:
+            logits = logits - penalty
         if temperature == 0:
             logp, token = torch.log_softmax(logits, -1).max(-1)
             return token, logp

@@ -40,9 +40,9 @@ class Teacher:
     """
 
     def __init__(self, engine, cache, n, max_response, seed, max_summary=512, temperature=1.0, top_p=1.0, fresh=False,
-                 max_answers=32, thinking=True):
+                 max_answers=32):
         self.engine, self.cache, self.n, self.seed = engine, cache, n, seed
-        self.fresh, self.max_answers, self.thinking = fresh, max_answers, thinking
+        self.fresh, self.max_answers = fresh, max_answers
         self.max_summary = max_summary
         self.sampling = {"max_new_tokens": max_response, "temperature": temperature, "top_p": top_p}
         self.control = control_strings(engine.lm.tokenizer)
@@ -77,9 +77,12 @@ class Teacher:
         if todo:
             lm = self.engine.lm
             prompts = [encode(lm, COMPRESS.format(response=clean(t, self.control)), thinking=False) for t in todo]
-            drawn = self.engine.sample(prompts, 1, seed=seed_of(self.seed, "summary", step, call),
+            fits = [t for t, p in zip(todo, prompts) if len(p.ids) + self.max_summary <= lm.window]   # no summary of the others
+            drawn = self.engine.sample([p for t, p in zip(todo, prompts) if t in fits], 1,
+                                       seed=seed_of(self.seed, "summary", step, call),
                                        **self.sampling | {"max_new_tokens": self.max_summary})
-            self.cache.put((keys[t], {"text": group[0].text}) for t, group in zip(todo, drawn))
+            written = {t: group[0].text for t, group in zip(fits, drawn)}
+            self.cache.put((keys[t], {"text": written.get(t, "")}) for t in todo)
         return [_inside(self.cache.get(keys[t])[-1]["text"]) for t in texts]
 
     def candidates(self, samples, golds, step, compress=True, call=0):
@@ -152,7 +155,7 @@ class Cache:
 
     def get(self, key):
         """All records of a key, oldest first."""
-        return self.memory.get(f"{self.teacher}/{key}", [])
+        return list(self.memory.get(f"{self.teacher}/{key}", ()))
 
     def put(self, records):
         """Append (key, dict) pairs, on disk when this returns."""

@@ -135,12 +135,12 @@ def build(kept, pool, run, step):
             r, w = run.rng.choice(right[g.id]), run.rng.choice(wrong[g.id])
             texts["bcq"] = reformulate.bcq(g.question.question, r, w, run.rng, run.control), (r,), (w,), ()
         if cfg.ncq and wrong[g.id]:
-            boxes = [last_boxed(s.text) for s in g.samples if not s.reward]         # a response without a box lists nothing
-            listed = reformulate.distinct([b for b in boxes if b])
+            boxes = [reformulate.clean(last_boxed(s.text) or "", run.control) for s in g.samples if not s.reward]
+            listed = reformulate.distinct(boxes)      # a response without a box lists nothing
             text = reformulate.ncq(g.question.question, wrong[g.id], listed, run.rng, run.control)
             texts["ncq"] = text, (), tuple(wrong[g.id]), tuple(listed)
         for kind, (text, *shown_there) in texts.items():
-            if len(prompt_of(run.student, g.question, text, cfg).ids) + cfg.max_response > run.student.window:
+            if model.length(run.student, prompt_of(run.student, g.question, text, cfg)) + cfg.max_response > run.student.window:
                 too_long += 1
                 continue
             built[g.id, kind] = {"kind": kind, "origin": g.origin, "question": g.question, "text": text,
@@ -194,7 +194,8 @@ def update(lm, optimizer, groups, adv, rng, cfg, clock):
     with clock("update"):
         for mini, (live, _) in zip(minibatches, micro):
             n_tokens = max(1, sum(len(s.response_ids) for s, _ in mini))       # of the whole minibatch, before any division
-            optimizer.zero_grad(set_to_none=False)                             # a minibatch with nothing to learn is legal
+            for p in lm.net.parameters():                                      # zeros, not None: a minibatch with nothing to
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()      # learn is legal, and momentum goes on
             for batch in live:
                 logp, _ = response_logp(lm, [s for s, _ in batch], cfg)
                 a = torch.tensor([x for s, x in batch for _ in s.response_ids], device=logp.device, dtype=logp.dtype)
@@ -260,8 +261,8 @@ def main(argv=None):
     if cfg.heldout:
         heldout = {"heldout": read(cfg.heldout)}
     out = open_run(cfg)
-    student = model.load(f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path, cfg.dtype)
-    teacher = model.load(cfg.teacher_path, cfg.dtype)
+    student = model.load(f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path, cfg.dtype, cfg.device)
+    teacher = model.load(cfg.teacher_path, cfg.dtype, cfg.device)
     check_prompts(student, questions, cfg)
     print(run_table(cfg, student, teacher, questions, out), flush=True)
     make_folder(out, cfg)                                     # only now: what fails above leaves nothing behind
@@ -279,7 +280,7 @@ def main(argv=None):
 def check_prompts(student, questions, cfg):
     """The plain prompt of the first questions, as a cheap check of the data before any long work. Raises ValueError."""
     for q in questions[:32]:
-        length = len(prompt_of(student, q, q.question, cfg).ids)
+        length = model.length(student, prompt_of(student, q, q.question, cfg))
         if length > cfg.max_prompt:
             raise ValueError(f"question {q.id}: its prompt has {length} tokens, more than --max-prompt {cfg.max_prompt}")
 

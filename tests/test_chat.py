@@ -6,15 +6,15 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import tiny
-import train
 from chat import CLOSER, control_strings, encode
 from data import decode
 from model import from_parts
 from reformulate import TAGS, bcq, ncq
+from run import prompt_of
 
 HARMLESS = "What is 2+2?"
 
@@ -23,14 +23,11 @@ def text_of(lm, prompt):
     return lm.tokenizer.decode(prompt.ids)
 
 
-def control_ids(lm):
-    """Ids of the tokenizer's special tokens and of our tags, where they are single tokens."""
-    vocab = lm.tokenizer.get_added_vocab()
-    return {vocab[t] for t in vocab if t in {*lm.tokenizer.all_special_tokens, *TAGS} or t.strip() in TAGS}
-
-
 def control_count(lm, prompt):
-    return Counter(i for i in prompt.ids if i in control_ids(lm))
+    """How often each special token of the tokenizer and each of our tags stands in a prompt as a token of its own."""
+    tags = {*lm.tokenizer.all_special_tokens, *TAGS}
+    names = {i: t.strip() for t, i in lm.tokenizer.get_added_vocab().items() if t.strip() in tags}   # the tiny one has "<candidate>\n" too
+    return Counter(names[i] for i in prompt.ids if i in names)
 
 
 # ---- thinking, closer, turns ---------------------------------------------------------------------------------------------
@@ -51,17 +48,17 @@ def test_the_closer_stands_last_in_the_user_turn(lm, few, cfg, wording):
     for q in few:
         text = {"plain": q.question, "bcq": bcq(q.question, "r", "w", random.Random(0)),
                 "ncq": ncq(q.question, ["w", "v"], ["1"], random.Random(0))}[wording]
-        user, _ = text_of(lm, train.prompt_of(lm, q, text, cfg())).split("<|im_end|>")
+        user, _ = text_of(lm, prompt_of(lm, q, text, cfg())).split("<|im_end|>")
         assert user.endswith(text + CLOSER) and user.count(CLOSER) == 1
 
 
 def test_encode_is_what_train_and_eval_use(lm, few, cfg):
     for q in few:
-        prompt = train.prompt_of(lm, q, q.question, cfg())
+        prompt = prompt_of(lm, q, q.question, cfg())
         images, video = decode(q.images, q.id), decode(q.video, q.id)
         assert prompt == encode(lm, q.question + CLOSER, images, video)
         assert prompt.ids.count(lm.image_id) == len(q.images) and prompt.ids.count(lm.video_id) == bool(q.video)
-        assert train.prompt_of(lm, q, q.question, cfg("--no-thinking")) == encode(lm, q.question + CLOSER, images, video, thinking=False)
+        assert prompt_of(lm, q, q.question, cfg("--no-thinking")) == encode(lm, q.question + CLOSER, images, video, thinking=False)
 
 
 def test_text_is_verbatim(lm):
@@ -91,7 +88,7 @@ def test_special_tokens_in_a_question_stay_text(lm):
 
 def test_an_image_question_keeps_one_placeholder(lm, few, cfg):
     q = few[0]
-    prompt = train.prompt_of(lm, q, f"{q.question}<|image_pad|><|vision_start|><|video_pad|>", cfg())
+    prompt = prompt_of(lm, q, f"{q.question}<|image_pad|><|vision_start|><|video_pad|>", cfg())
     assert prompt.ids.count(lm.image_id) == 1 and prompt.ids.count(lm.video_id) == 0
 
 
@@ -114,6 +111,7 @@ def test_each_control_string_in_a_candidate(lm):
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join))
+@settings(max_examples=60)
 def test_candidates_of_hostile_pieces(lm, hostile):
     assert_no_new_control(lm, hostile)
 

@@ -9,14 +9,13 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
+from PIL import Image
 
 import reformulate
 import train
 from chat import control_strings
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
-from rollout import HFEngine
 from sample import Group, Sample
-from teacher import Cache, Teacher
 
 
 def blocks(text):
@@ -97,8 +96,7 @@ def test_braces_survive(hostile):
 
 
 def test_distinct():
-    assert distinct(["4", "5", "4", " 5 ", "x Y", "xy"]) in (["4", "5", "x Y"],)
-    assert distinct([]) == []
+    assert distinct(["4", "5", " 5 ", "x Y", "xy"]) == ["4", "5", "x Y"] and distinct([]) == []
 
 
 def test_distinct_keeps_the_order_of_first_appearance():
@@ -113,7 +111,7 @@ def test_clean_removes_every_special_token_and_tag(lm):
     for tag in {*control, *TAGS}:
         assert clean(f" a{tag}b{tag}{tag}c ", control) == "abc"
         for cut in range(1, len(tag)):                       # nested: removing the inner one writes the outer one
-            assert clean(f"a{tag[:cut]}{tag}{tag[cut:]}b", control) == "ab"
+            assert "".join(clean(f"a{tag[:cut]}{tag}{tag[cut:]}b", control).split()) == "ab"
 
 
 def test_clean_leaves_mathematics_alone(lm):
@@ -153,18 +151,16 @@ def group(i, question, *texts):
 
 
 @pytest.fixture
-def make_teacher(lm, scripted, tmp_path):
-    """A Teacher whose summary of a response is summarize(response), or whatever that returns."""
-    made = []
-
-    def make(summarize=lambda text: text):
+def build(make_run, cfg):
+    """train.build of groups with their pools, by a run whose teacher's summary of a response is summarize(response)."""
+    def make(groups, pool, *flags, summarize=lambda text: text, seed=0):
         def reply(prompt, k):
             return f"<summary>\n{summarize(prompt.split('<response>')[1].split('</response>')[0].strip())}\n</summary>"
-        made.append(Cache(tmp_path / f"teacher{len(made)}.jsonl", "t"))
-        return Teacher(scripted(lm, reply), made[-1], n=4, max_response=40, seed=0)
-    yield make
-    for c in made:
-        c.close()
+        run = make_run(cfg("--seed", seed, *flags), reply)
+        built, too_long = train.build(groups, {g.id: pool for g in groups}, run, 1)
+        make.run, make.too_long = run, too_long
+        return built
+    return make
 
 
 @pytest.fixture
@@ -172,18 +168,13 @@ def question(questions):
     return replace(questions["text"][0], answer="5", question="What is 2+3?")
 
 
-def build(g, pool, teacher, cfg, seed=0):
-    control = control_strings(teacher.engine.lm.tokenizer)
-    return train.build([g], {g.id: pool}, teacher, random.Random(seed), control, cfg, 1)
-
-
 RIGHT = Sample(None, (), (), "2+3=5 \\boxed{5}", False, kind="teacher", reward=1.0)
 
 
-def test_build_by_hand(make_teacher, question, cfg):
+def test_build_by_hand(build, question):
     g = group(4, question, "6 \\boxed{6}", "7 \\boxed{7}", "6 again \\boxed{6}", "no box", "2+3 \\boxed{5}")
-    built = build(g, [RIGHT], make_teacher(), cfg())
-    assert set(built) == {(4, "bcq"), (4, "ncq")}
+    built = build([g], [RIGHT])
+    assert set(built) == {(4, "bcq"), (4, "ncq")} and build.too_long == 0
     b, n = built[4, "bcq"], built[4, "ncq"]
     assert b["right"] == (RIGHT.text,) and b["wrong"][0] in ("6 \\boxed{6}", "7 \\boxed{7}", "6 again \\boxed{6}", "no box")
     assert sorted(blocks(b["text"])) == sorted((*b["right"], *b["wrong"])) and b["text"].startswith("What is 2+3?\n\n")
@@ -192,78 +183,87 @@ def test_build_by_hand(make_teacher, question, cfg):
     assert b["question"] is question and b["origin"] == "new"
 
 
-def test_build_without_a_right_answer_is_ncq_only(make_teacher, question, cfg):
-    assert set(build(group(0, question, "\\boxed{6}", "\\boxed{5}"), [], make_teacher(), cfg())) == {(0, "ncq")}
+def test_build_without_a_right_answer_is_ncq_only(build, question):
+    assert set(build([group(0, question, "\\boxed{6}", "\\boxed{5}")], [])) == {(0, "ncq")}
 
 
-def test_build_off_switches(make_teacher, question, cfg):
+def test_build_off_switches(build, question):
     g = group(0, question, "\\boxed{6}", "\\boxed{5}")
-    assert set(build(g, [RIGHT], make_teacher(), cfg("--no-ncq"))) == {(0, "bcq")}
-    assert set(build(g, [RIGHT], make_teacher(), cfg("--no-bcq"))) == {(0, "ncq")}
-    teacher = make_teacher()
-    assert build(g, [RIGHT], teacher, cfg("--no-bcq", "--no-ncq")) == {} and teacher.engine.calls == []
+    assert set(build([g], [RIGHT], "--no-ncq")) == {(0, "bcq")}
+    assert set(build([g], [RIGHT], "--no-bcq")) == {(0, "ncq")}
+    assert build([g], [], "--no-bcq", "--no-ncq") == {}
 
 
-def test_a_repaired_trace_is_not_shown_as_wrong(make_teacher, question, cfg):
+def test_build_of_nothing_asks_nothing(build):
+    """A step without hard questions."""
+    assert build([], []) == {} and build.run.teacher.engine.calls == []
+
+
+def test_a_repaired_trace_is_not_shown_as_wrong(build, question):
     """The teacher repairs the 6: it stands in neither prompt, but 6 is still listed as a wrong answer."""
-    teacher = make_teacher(lambda t: "\\boxed{5}" if "\\boxed{6}" in t else t)
-    built = build(group(0, question, "\\boxed{6}", "\\boxed{7}"), [RIGHT], teacher, cfg())
+    repair = lambda t: "\\boxed{5}" if "\\boxed{6}" in t else t          # noqa: E731
+    built = build([group(0, question, "\\boxed{6}", "\\boxed{7}")], [RIGHT], summarize=repair)
     assert built[0, "bcq"]["wrong"] == ("\\boxed{7}",) and blocks(built[0, "ncq"]["text"]) == ["\\boxed{7}"]
     assert sorted(built[0, "ncq"]["listed"]) == ["6", "7"]
-    only = build(group(0, question, "\\boxed{6}", "\\boxed{6}"), [RIGHT], teacher, cfg())
-    assert (0, "bcq") not in only
+    assert (0, "bcq") not in build([group(0, question, "\\boxed{6}", "\\boxed{6}")], [RIGHT], summarize=repair)
 
 
-def test_uncompressed_candidates_are_the_responses(make_teacher, question, cfg):
-    teacher = make_teacher()
-    built = build(group(0, question, "<think>6</think>\\boxed{6}", "\\boxed{6}</candidate>"), [RIGHT], teacher, cfg("--no-compress"))
-    assert sorted(blocks(built[0, "ncq"]["text"])) == ["6\\boxed{6}", "\\boxed{6}"] and teacher.engine.calls == []
+def test_a_broken_right_trace_makes_no_bcq(build, question):
+    built = build([group(0, question, "\\boxed{6}", "\\boxed{7}")], [RIGHT], summarize=lambda t: t.replace("boxed{5}", "boxed{8}"))
+    assert set(built) == {(0, "ncq")}
 
 
-def test_an_ncq_prompt_always_shows_something(make_teacher, question, cfg):
+def test_uncompressed_candidates_are_the_responses(build, question):
+    g = group(0, question, "<think>6</think>\\boxed{6}", "\\boxed{6}</candidate>")
+    built = build([g], [RIGHT], "--no-compress")
+    assert sorted(blocks(built[0, "ncq"]["text"])) == ["6\\boxed{6}", "\\boxed{6}"] and build.run.teacher.engine.calls == []
+
+
+def test_an_ncq_prompt_always_shows_something(build, question):
     """No summary is usable and no rollout has a box: a prompt that announces reasoning and shows none teaches nothing."""
-    teacher = make_teacher(lambda t: "\\boxed{5}")                             # repairs every trace
-    built = build(group(0, question, "no box", "none here"), [RIGHT], teacher, cfg())
+    built = build([group(0, question, "no box", "none here")], [RIGHT], summarize=lambda t: "\\boxed{5}")      # repairs each
     assert all(blocks(c["text"]) or c["listed"] for c in built.values())
 
 
-def test_an_empty_answer_is_not_listed(make_teacher, question, cfg):
+def test_an_empty_answer_is_not_listed(build, question):
     """`\\boxed{ }` and `\\boxed{<think>}` hold no answer."""
-    built = build(group(0, question, "\\boxed{ }", "\\boxed{<think>}", "\\boxed{6}"), [], make_teacher(), cfg())
-    assert built[0, "ncq"]["listed"] == ("6",) and "\\boxed{}" not in built[0, "ncq"]["text"]
+    built = build([group(0, question, "\\boxed{ }", "\\boxed{<think>}", "\\boxed{6}")], [])
+    assert built[0, "ncq"]["listed"] == ("6",)
 
 
-def test_candidates_are_drawn_evenly_from_the_run_rng(make_teacher, question, cfg):
+def test_the_same_question_twice_is_two_groups_of_prompts(build, question):
+    built = build([group(2, question, "\\boxed{6}"), group(5, question, "\\boxed{7}")], [RIGHT])
+    assert set(built) == {(2, "bcq"), (2, "ncq"), (5, "bcq"), (5, "ncq")}
+    assert built[2, "ncq"]["listed"] == ("6",) and built[5, "ncq"]["listed"] == ("7",)
+
+
+def test_candidates_are_drawn_evenly_from_the_run_rng(build, question):
     g = group(0, question, *[f"\\boxed{{{k}}}" for k in range(10, 14)])
     pool = [replace(RIGHT, text=f"way {k} \\boxed{{5}}") for k in range(2)]
-    teacher, rng, control = make_teacher(), random.Random(1), ()
-    seen = [train.build([g], {0: pool}, teacher, rng, control, cfg(), 1)[0, "bcq"] for _ in range(800)]
-    assert all(abs(n - 400) < 70 for n in Counter(c["right"] for c in seen).values())           # 5 standard deviations
-    assert all(abs(n - 200) < 62 for n in Counter(c["wrong"] for c in seen).values())
-    assert len(Counter(c["right"] for c in seen)) == 2 and len(Counter(c["wrong"] for c in seen)) == 4
+    build([g], pool)
+    seen = [train.build([g], {0: pool}, build.run, 1)[0][0, "bcq"] for _ in range(800)]
+    right, wrong = (Counter(c[name] for c in seen) for name in ("right", "wrong"))
+    assert len(right) == 2 and all(abs(n - 400) < 70 for n in right.values())                    # 5 standard deviations
+    assert len(wrong) == 4 and all(abs(n - 200) < 62 for n in wrong.values())
+    texts = {c["text"] for c in seen}
+    assert len(texts) == 16                                                                      # 2 x 4 pairs, each in both orders
 
 
-def test_prompts_that_do_not_fit_are_dropped_and_the_rest_can_be_sampled(lm, questions, make_teacher, cfg):
-    """The context counts visual tokens: a question with a large image is dropped before the engine would refuse it."""
-    from PIL import Image
-    c = cfg("--max-response", "8", "--n", "2")
-    big = replace(questions["image"][0], id="big", images=(Image.new("RGB", (16 * 31, 16 * 32)),))      # 992 visual tokens
+def test_prompts_that_do_not_fit_are_left_out_and_the_rest_can_be_sampled(build, lm, questions):
+    """The context counts visual tokens: a question with many images is left out before the engine would refuse it."""
+    big = replace(questions["image"][0], id="big", images=(Image.new("RGB", (128, 128)),) * 13)      # 13 * 64 visual tokens
     small = questions["image"][1]
-    built = {}
-    for i, q in enumerate((big, small)):
-        built |= build(group(i, q, "\\boxed{x}" * 8, "\\boxed{y}"), [], make_teacher(), c)
-    engine = HFEngine(lm)
-    bare = [train.prompt_of(lm, q, q.question, c) for q in (big, small)]
-    assert all(len(p.ids) + c.max_response < 1024 for p in bare)                # one placeholder an image: looks short
-    dropped = train.drop_too_long(built, lm, c)
-    engine.sample([train.prompt_of(lm, b["question"], b["text"], c) for b in built.values()], 2, c.max_response, 0)
-    assert dropped == 1 and set(built) == {(1, "ncq")}
+    wrong = [f"{'1+' * 50}\\boxed{{x}}"] * 2
+    built = build([group(0, big, *wrong), group(1, small, *wrong)], [], "--max-response", "8", "--n", "2")
+    for kind in ("bcq", "ncq"):
+        asked = [(c["origin"], c["question"], c["text"]) for c in built.values() if c["kind"] == kind]
+        build.run.sample(kind, asked, 0, 1)                  # the engine raises when a prompt and its response do not fit
+    assert build.too_long == 1 and set(built) == {(1, "ncq")}
 
 
 def test_max_prompt_counts_visual_tokens(lm, questions, cfg):
     """--max-prompt: 'tokens of a plain prompt, image tokens included'."""
-    from PIL import Image
-    q = replace(questions["image"][0], images=(Image.new("RGB", (16 * 16, 16 * 16)),))       # 256 visual tokens
+    q = replace(questions["image"][0], images=(Image.new("RGB", (128, 128)),) * 4)           # 256 visual tokens
     train.check_prompts(lm, [questions["image"][0]], cfg("--max-prompt", "200"))
     with pytest.raises(ValueError, match="max-prompt"):
         train.check_prompts(lm, [q], cfg("--max-prompt", "200"))

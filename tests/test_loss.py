@@ -1,0 +1,316 @@
+"""Advantages, policy loss, chunked log-probs, and the token-level mean through train.update.
+
+    python -m pytest tests/test_loss.py
+"""
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+import loss
+import model
+import train
+from config import flags
+from loss import advantages, chunked_logp, policy_loss_sum
+from metrics import Clock
+from rollout import HFEngine
+
+# ---- advantages (Eqs. 2-3) ---------------------------------------------------------------------------------------------
+
+# Group 7: rewards 1 0 0 0, mean 1/4, A' = 3/4, -1/4, -1/4, -1/4, sum of squares 9/16 + 3/16 = 3/4. Group 8 is flat.
+REWARDS, IDS = [1, 0, 0, 0, 1, 1], [7, 7, 7, 7, 8, 8]
+
+
+@pytest.mark.parametrize("norm, std", [("nonzero", math.sqrt(0.75 / 4)), ("all", math.sqrt(0.75 / 6)), ("none", 1.0)])
+def test_advantages_by_hand(norm, std):
+    want = [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std, 0.0, 0.0]
+    assert advantages(REWARDS, IDS, norm).tolist() == pytest.approx(want, rel=1e-6)
+
+
+def test_one_standard_deviation_for_all_groups():
+    # A' = 1/2 -1/2 | 3/4 -1/4 -1/4 -1/4: squares 1/2 + 3/4 over 6 samples. Per-group scaling would give 1, -1 first.
+    std = math.sqrt(1.25 / 6)
+    assert advantages([1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]).tolist() == pytest.approx(
+        [0.5 / std, -0.5 / std, 0.75 / std, *[-0.25 / std] * 3], rel=1e-6)
+
+
+equal_groups = st.integers(2, 6).flatmap(
+    lambda n: st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=n, max_size=n), min_size=1, max_size=8))
+
+
+@given(equal_groups)
+def test_with_zero_is_without_zero_over_root_f(groups):
+    """Eqs. 4-6: with equal group sizes and a share f of non-trivial groups, A(all) sqrt(f) = A(nonzero)."""
+    rewards, ids = [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g]
+    f = sum(len(set(g)) > 1 for g in groups) / len(groups)
+    with_zero, without = (advantages(rewards, ids, norm, eps=0.0) for norm in ("all", "nonzero"))
+    assert torch.allclose(with_zero * math.sqrt(f), without, rtol=1e-12, atol=1e-12)
+
+
+@given(equal_groups)
+def test_advantages_are_standardized(groups):
+    a = advantages([r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g], eps=0.0)
+    live = torch.tensor([len(set(g)) > 1 for g in groups for _ in g])
+    assert (a[~live] == 0).all()
+    if live.any():
+        assert float(a[live].mean()) == pytest.approx(0, abs=1e-12)
+        assert float((a[live] ** 2).mean()) == pytest.approx(1)
+
+
+@given(st.sampled_from([0.1, 0.3, 0.7, 1 / 3, 2 / 3, 0.9]), st.integers(2, 12), st.sampled_from(loss.NORMS))
+def test_equal_fractional_rewards_are_exactly_trivial(r, n, norm):
+    # sum([0.1] * 3) / 3 != 0.1: a floating-point spread would turn rounding into advantages
+    a = advantages([r] * n + [1.0, 0.0], [0] * n + [1, 1], norm).tolist()
+    assert a[:n] == [0.0] * n and a[n] > 0 > a[n + 1]
+
+
+@pytest.mark.parametrize("norm", loss.NORMS)
+def test_all_flat_is_all_zero(norm):
+    assert advantages([1, 1, 0, 0, 0.1, 0.1], [0, 0, 1, 1, 2, 2], norm).tolist() == [0.0] * 6
+    assert advantages([], [], norm).tolist() == []
+
+
+def test_group_of_one_and_unknown_norm_are_errors():
+    with pytest.raises(ValueError, match="single sample"):
+        advantages([1, 0, 1], [0, 0, 1])
+    with pytest.raises(ValueError, match="median"):
+        advantages([1, 0], [0, 0], "median")
+
+
+def test_the_same_question_twice_is_two_groups():
+    # Kept apart: A' = 1/2 -1/2 | 0 0, so 1 -1 0 0. Merged by question they would be 3/4 -1/4 -1/4 -1/4.
+    assert advantages([1, 0, 0, 0], [3, 3, 9, 9]).tolist() == pytest.approx([1, -1, 0, 0], abs=1e-7)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=9, max_size=9), st.permutations(range(9)))
+def test_order_of_samples_does_not_matter(rewards, order):
+    ids = [5, 5, 5, 2, 2, 2, 11, 11, 11]
+    straight = advantages(rewards, ids)
+    shuffled = advantages([rewards[i] for i in order], [ids[i] for i in order])
+    assert torch.allclose(shuffled, straight[list(order)], atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", loss.NORMS)
+def test_arguments_are_not_written_to(norm):
+    rewards, ids = torch.tensor(REWARDS, dtype=torch.float64), torch.tensor(IDS)       # float64: a view would be shared
+    before = rewards.clone(), ids.clone()
+    advantages(rewards, ids, norm)
+    assert torch.equal(rewards, before[0]) and torch.equal(ids, before[1])
+
+    logp, old, adv = (torch.randn(5) for _ in range(3))
+    hidden, head, tokens = torch.randn(5, 3), torch.randn(7, 3), torch.arange(5)
+    copies = [x.clone() for x in (logp, old, adv, hidden, head, tokens)]
+    policy_loss_sum(logp, old, adv)
+    chunked_logp(hidden, head, tokens, torch.tensor([6]), 0.7, 2)
+    assert all(torch.equal(a, b) for a, b in zip((logp, old, adv, hidden, head, tokens), copies))
+
+
+# ---- policy loss -------------------------------------------------------------------------------------------------------
+
+# ratio, advantage, loss, d loss / d logp; clip 0.8 ... 1.28, dual clip 10
+TOKENS = [(1.0, 1.0, -1.0, -1.0),
+          (1.5, 2.0, -2.56, 0.0),          # 1.28 * 2: clipped above
+          (1.25, 2.0, -2.5, -2.5),         # inside the asymmetric band; a symmetric 1.2 would clip it
+          (0.5, 2.0, -1.0, -1.0),          # a good token that became rarer is not clipped
+          (0.5, -1.0, 0.8, 0.0),           # 0.8 * 1: clipped below
+          (1.5, -1.0, 1.5, 1.5),           # a bad token that became likelier is not clipped
+          (9.9, -3.0, 29.7, 29.7),         # just below the dual clip
+          (20.0, -1.0, 10.0, 0.0),         # 10 * 1: dual clip
+          (3.0, 0.0, 0.0, 0.0)]
+
+
+def test_policy_loss_and_gradient_by_hand():
+    ratio, adv, want, grad = (torch.tensor(x, dtype=torch.float64) for x in zip(*TOKENS))
+    old = torch.full_like(ratio, -2.0)
+    logp = (old + ratio.log()).requires_grad_()
+    total, stats = policy_loss_sum(logp, old, adv)
+    total.backward()
+    assert float(total.detach()) == pytest.approx(float(want.sum()))
+    assert torch.allclose(logp.grad, grad, atol=1e-9)
+    assert stats == {"tokens": 9, "clipped": 2, "dual_clipped": 1, "ratio_max": pytest.approx(20.0)}
+    for row in TOKENS:                                        # a sum: each token's loss stands alone
+        r, a = torch.tensor([row[0]]), torch.tensor([row[1]])
+        assert float(policy_loss_sum(r.log(), torch.zeros(1), a)[0]) == pytest.approx(row[2], rel=1e-5)
+
+
+def test_clip_bounds_are_arguments():
+    r, one, zero = torch.tensor([2.0]).log(), torch.ones(1), torch.zeros(1)
+    assert float(policy_loss_sum(r, zero, one, clip_high=0.5)[0]) == pytest.approx(-1.5)
+    assert float(policy_loss_sum(-r, zero, -one, clip_low=0.4)[0]) == pytest.approx(0.6)
+    assert float(policy_loss_sum(r, zero, -one, dual_clip=1.5)[0]) == pytest.approx(1.5)
+
+
+def test_policy_loss_of_no_tokens():
+    logp = torch.zeros(0, requires_grad=True)
+    total, stats = policy_loss_sum(logp, torch.zeros(0), torch.zeros(0))
+    total.backward()
+    assert float(total.detach()) == 0 and stats == {"tokens": 0, "clipped": 0, "dual_clipped": 0, "ratio_max": 1.0}
+
+
+# ---- chunked log-probs -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 8, 4096])
+@pytest.mark.parametrize("banned", [None, [], [2, 9]])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 2.5])
+def test_chunked_is_naive_in_value_and_gradient(chunk, banned, temperature):
+    torch.manual_seed(0)
+    tokens, up = torch.tensor([0, 1, 3, 10, 4, 4, 8]), torch.randn(7)
+    banned = None if banned is None else torch.tensor(banned, dtype=torch.long)
+    results = []
+    for chunked in (True, False):
+        hidden, head = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (7, 11))
+        if chunked:
+            logp, entropy = chunked_logp(hidden, head, tokens, banned, temperature, chunk)
+        else:
+            logits = hidden @ head.T
+            if banned is not None:
+                logits = logits.masked_fill(torch.isin(torch.arange(11), banned), -math.inf)
+            full = torch.distributions.Categorical(logits=logits / temperature)
+            logp, entropy = full.log_prob(tokens), full.entropy()
+        (logp * up).sum().backward()
+        results.append((logp.detach(), entropy.detach(), hidden.grad, head.grad))
+        assert not chunked or not entropy.requires_grad
+    for ours, naive in zip(*results):
+        assert torch.allclose(ours, naive, rtol=1e-4, atol=2e-6)
+
+
+def test_never_more_than_a_chunk_of_logits(monkeypatch):
+    rows, mask = [], loss.mask_logits
+    monkeypatch.setattr(loss, "mask_logits", lambda logits, banned: rows.append(len(logits)) or mask(logits, banned))
+    hidden = torch.randn(10, 4, requires_grad=True)
+    chunked_logp(hidden, torch.randn(6, 4), torch.arange(10) % 6, chunk=4)[0].sum().backward()
+    assert rows[:3] == [4, 4, 2] and sorted(rows[3:]) == [2, 4, 4]          # forward, then each once more in the backward
+
+
+def test_chunked_logp_of_nothing_keeps_the_graph():
+    hidden = torch.zeros(0, 4, requires_grad=True)
+    logp, entropy = chunked_logp(hidden, torch.zeros(6, 4), torch.zeros(0, dtype=torch.long))
+    logp.sum().backward()
+    assert len(logp) == len(entropy) == 0 and hidden.grad.shape == (0, 4)
+
+
+def test_entropy_and_banned_ids_by_hand():
+    # four equal logits, one banned: three tokens of probability 1/3
+    logp, entropy = chunked_logp(torch.ones(4, 1), torch.ones(4, 1), torch.arange(4), banned=torch.tensor([3]))
+    assert logp[:3].tolist() == pytest.approx([-math.log(3)] * 3) and float(entropy[0]) == pytest.approx(math.log(3))
+    assert float(logp[3].exp()) == 0.0                                          # banned: probability 0, even when asked for
+    # logits ln 2 and 0: 2/3 and 1/3, entropy ln 3 - 2/3 ln 2
+    logp, entropy = chunked_logp(torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0]))
+    assert float(logp) == pytest.approx(math.log(2 / 3)) and float(entropy) == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
+    # temperature 1/2 doubles the logits: 4/5
+    logp, _ = chunked_logp(torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0]), temperature=0.5)
+    assert float(logp) == pytest.approx(math.log(4 / 5))
+
+
+def test_softmax_is_fp32_even_of_bf16():
+    hidden, head = torch.randn(3, 8).bfloat16(), torch.randn(9, 8).bfloat16()
+    logp, entropy = chunked_logp(hidden, head, torch.arange(3))
+    naive = torch.log_softmax((hidden @ head.T).float(), -1)[torch.arange(3), torch.arange(3)]
+    assert logp.dtype == entropy.dtype == torch.float32 and torch.equal(logp, naive)
+
+
+# ---- through the model: one mean over the tokens of a minibatch ----------------------------------------------------------
+
+def gradient(lm, groups, adv, cfg):
+    """The gradient that train.update leaves for one update (learning rate 0), by parameter name, and its numbers."""
+    numbers = train.update(lm, torch.optim.SGD(lm.net.parameters(), lr=0.0), groups, adv, random.Random(0), cfg, Clock())
+    return {name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None}, numbers
+
+
+def closeness(a, b):
+    assert a.keys() == b.keys()
+    flat = [torch.cat([g[k].flatten() for k in sorted(g)]).double() for g in (a, b)]
+    return float((flat[0] - flat[1]).norm() / flat[1].norm())
+
+
+@pytest.fixture(scope="module")
+def step(questions, rollouts):
+    """Three groups of two samples: image, text, video; rewards 1 0 | 1 0 | 0 0, so that the last group is flat."""
+    import tiny
+    lm = tiny.new_model(0)
+    cfg = flags(["--n", "2", "--iterations", "1", "--max-response", "40", "--grad-clip", "1e9"])
+    qs = [questions["image"][0], questions["text"][1], questions["video"][2]]      # prompts of 14, 20 and 26 tokens
+    groups = rollouts(HFEngine(lm), qs, [[1, 0], [1, 0], [0, 0]], cfg, seed=4)
+    return lm, cfg, groups
+
+
+def test_one_two_and_six_micro_batches_give_one_gradient(step):
+    lm, cfg, groups = step
+    samples = [s for g in groups for s in g.samples]
+    assert len({len(s.prompt.ids) + len(s.response_ids) for s in samples}) > 2      # rows are padded
+    assert len({len(s.response_ids) for s in samples}) > 1                          # a mean of means would differ
+    adv = [1.7, -0.9, 0.4, -1.3, 0.8, -2.1]
+    grads = {}
+    for count, size in ((1, 6), (2, 3), (6, 1)):
+        assert len(train.micro_batches(list(zip(samples, adv)), size)) == count
+        grads[count], numbers = gradient(lm, groups, adv, type(cfg)(**vars(cfg) | {"micro_batch": size}))
+        assert numbers["trained"] == sum(len(s.response_ids) for s in samples)
+    assert closeness(grads[2], grads[1]) < 2e-5 and closeness(grads[6], grads[1]) < 2e-5
+
+
+def test_gradient_is_that_of_the_plain_formula(step):
+    """train.update against autograd on the stock model: -(1/N) sum of A log p, rows alone, no padding, no chunks."""
+    lm, cfg, groups = step
+    samples = [s for g in groups for s in g.samples]
+    adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
+    ours, numbers = gradient(lm, groups, adv, cfg)
+    n_tokens = sum(len(s.response_ids) for s in samples)           # the flat group counts in the denominator
+    lm.net.zero_grad()
+    total = 0.0
+    for s, a in zip(samples, adv):
+        logp = stock_logp(lm, s)
+        total = total - a * logp.sum() / n_tokens
+    total.backward()
+    naive = {name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None}
+    assert closeness(ours, naive) < 2e-5
+    # At ratio 1 the loss is the mean of -A over all tokens, however small the policy's gradient is.
+    want = -sum(a * len(s.response_ids) for s, a in zip(samples, adv)) / n_tokens
+    assert numbers["loss"] == pytest.approx(want, rel=1e-5) and numbers["ratio_max"] == 1.0
+    assert numbers["trained"] == sum(len(s.response_ids) for g in groups[:2] for s in g.samples)
+    assert numbers["gap_max"] < 1e-4 and numbers["clip_share"] == 0
+
+
+def stock_logp(lm, s):
+    """Log-probs of a sample's response by the stock forward: one unpadded row, pixels in, no cache."""
+    ids = torch.tensor([[*s.prompt.ids, *s.response_ids]])
+    kwargs = {"mm_token_type_ids": (ids == lm.image_id).int() + 2 * (ids == lm.video_id).int()}
+    for kind, (values, grid) in model.pixels(lm, s.prompt).items():
+        suffix = "_videos" if kind == "video" else ""
+        kwargs |= {f"pixel_values{suffix}": values, f"{kind}_grid_thw": grid}
+    logits = lm.net(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **kwargs).logits
+    logits = logits[0, len(s.prompt.ids) - 1:-1].masked_fill(torch.isin(torch.arange(logits.shape[-1]), lm.banned), -math.inf)
+    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(s.response_ids)[:, None])[:, 0]
+
+
+def test_micro_batches_hold_every_row_once(step):
+    _, _, groups = step
+    rows = [(s, i) for i, s in enumerate(s for g in groups for s in g.samples)]
+    for size in range(1, 8):
+        batches = train.micro_batches(rows, size)
+        assert sorted(i for b in batches for _, i in b) == list(range(6)) and all(0 < len(b) <= size for b in batches)
+    assert train.micro_batches([], 4) == []
+
+
+def test_updates_use_every_token_once(step, few, rollouts):
+    """I = 3 minibatches over 6 groups: trained tokens = tokens of the non-flat groups, whole groups stay together."""
+    lm, _, _ = step
+    cfg = flags("--n 2 --iterations 3 --max-response 6 --micro-batch 2".split())
+    groups = rollouts(HFEngine(lm), few, [[1, 0]] * 4 + [[1, 1]] * 2, cfg)
+    samples = [s for g in groups for s in g.samples]
+    adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
+    _, numbers = gradient(lm, groups, adv, cfg)
+    assert numbers["trained"] == sum(len(s.response_ids) for g in groups[:4] for s in g.samples)
+    assert numbers["ratio_max"] == 1.0                             # learning rate 0: later minibatches are on-policy too
+
+
+def test_a_step_with_nothing_to_learn_is_legal(fresh_lm, few, rollouts, weights):
+    """All flat, and fewer groups than updates: finite numbers, no weight moves."""
+    cfg = flags("--n 2 --iterations 4 --max-response 5".split())
+    groups = rollouts(HFEngine(fresh_lm), few[:2], [[0, 0], [1, 1]], cfg)
+    before = weights(fresh_lm)
+    optimizer = torch.optim.AdamW(fresh_lm.net.parameters(), lr=0.1, weight_decay=0.0)
+    numbers = train.update(fresh_lm, optimizer, groups, [0.0] * 4, random.Random(0), cfg, Clock())
+    assert all(math.isfinite(v) for v in numbers.values()) and numbers["grad_norm"] == numbers["loss"] == numbers["trained"] == 0
+    assert numbers["entropy"] > 0 and all(torch.equal(p, before[name]) for name, p in fresh_lm.net.named_parameters())
