@@ -42,7 +42,6 @@ class Run:
             self.done, self.position, self.before, seen = (state[k] for k in ("step", "position", "heldout", "teacher_cache"))
             self.rng = checkpoint.set_rng_state(state["rng"])
             self.buffer.load(state["buffer"])
-        self.first = self.done + 1
         cache = Cache(cfg.teacher_cache or out / "teacher.jsonl", fingerprint(cfg.teacher_path), seen)
         self.teacher = Teacher(HFEngine(teacher), cache, cfg.teacher_n, cfg.max_response, cfg.seed, cfg.max_summary,
                                cfg.temperature, cfg.top_p, cfg.fresh_teacher, cfg.teacher_max)

@@ -40,7 +40,7 @@ def train(cfg, run, student, heldout, out):
     if run.before is None:
         run.before = held_out(engine, heldout, cfg)
         run.log.metrics({"step": 0, "heldout": families(run.before)})
-    stop = StopSignal()
+    stop, after = StopSignal(), None
     bar = tqdm(total=cfg.steps, initial=run.done, desc="ZPPO", unit="step", dynamic_ncols=True)
 
     for step in range(run.done + 1, cfg.steps + 1):
@@ -109,9 +109,10 @@ def train(cfg, run, student, heldout, out):
             return 128 + stop.signal
 
     bar.close()
-    if run.done and run.first > cfg.steps:
+    if after is None and (out / "final").is_dir():
         print(f"{out}: its {run.done} steps are done; --steps N goes further")
         return 0
+    after = after or held_out(engine, heldout, cfg)
     checkpoint.publish(student, out / "final")
     print(summary(run.before, after, buffer, out))
     return 0
@@ -233,7 +234,8 @@ def response_logp(lm, samples, cfg):
 
 def held_out(engine, heldout, cfg):
     """{split: [[question id, family, reward], ...]}, greedy."""
-    return {split: evaluate(engine, qs, cfg.max_response, cfg.thinking) for split, qs in heldout.items()}
+    with tqdm(total=sum(map(len, heldout.values())), desc="held-out questions", leave=False, dynamic_ncols=True) as bar:
+        return {split: evaluate(engine, qs, cfg.max_response, cfg.thinking, bar=bar) for split, qs in heldout.items()}
 
 
 def families(results):
@@ -291,4 +293,4 @@ if __name__ == "__main__":
     except (ValueError, OSError) as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit("interrupted before the first step: there is nothing to save")
