@@ -39,6 +39,20 @@ def encode(lm, text, images=(), video=(), thinking=True):
     return Prompt(ids, tuple(images), tuple(video))
 
 
+def encode_turns(lm, turns, thinking=True):
+    """A conversation of (role, text) turns, ready for the model to answer, by the promises of chat.encode. Raises ValueError."""
+    slots = [f"{_SLOT}{i}{_SLOT}" for i in range(len(turns))]
+    rendered = lm.tokenizer.apply_chat_template([{"role": role, "content": slot} for (role, _), slot in zip(turns, slots)],
+                                                tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    ids = ()
+    for slot, (_, text) in zip(slots, turns):
+        if rendered.count(slot) != 1:
+            raise ValueError(f"{lm.path}: its chat template wrote a turn {rendered.count(slot)} times, not once")
+        head, rendered = rendered.split(slot)
+        ids += (*_ids(lm, head), *_ids(lm, text, plain=True))
+    return Prompt((*ids, *_ids(lm, rendered)))
+
+
 def _ids(lm, text, plain=False):
     # add_special_tokens=False: the template has written the BOS already, where there is one
     return lm.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]

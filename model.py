@@ -21,8 +21,6 @@ from transformers.utils import logging as transformers_logging
 transformers_logging.set_verbosity_error()      # hints about kernels that only a GPU has would bury our own lines
 transformers_logging.disable_progress_bar()
 
-VIDEO_FPS = 1.0     # frames of a Prompt's video are taken as this many a second; only the written timestamps depend on it
-
 
 @dataclass
 class LM:
@@ -179,7 +177,7 @@ def expand(lm, prompt, vision):
             t, h, w = vision["video"][1][0].tolist()
             ids.pop()
             for j in range(t):
-                seconds = (j * tp + (tp - 1) / 2) / VIDEO_FPS
+                seconds = (j * tp + (tp - 1) / 2) / prompt.video_fps
                 stamp = lm.tokenizer(f"<{seconds:.1f} seconds>", add_special_tokens=False)["input_ids"]
                 ids += [*stamp, start, *[token] * (h * w // merge), end]
             ids.pop()               # the template's own <vision_end> follows

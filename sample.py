@@ -14,6 +14,7 @@ class Prompt:
     ids: tuple[int, ...]
     images: tuple[Any, ...] = ()     # decoded PIL images, in the order of their placeholders
     video: tuple[Any, ...] = ()      # PIL frames of at most one video
+    video_fps: float = 1.0           # frames a second; the timestamps that are written before the frames depend on it
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def phrases():
     parts = ["user\n", "assistant\n", "\\boxed{", COPY, *ASK.values(), CLOSER]
     for template in (BCQ, NCQ, NCQ_NO_ANSWERS, CANDIDATE, COMPRESS):
         parts += [literal for literal, *_ in string.Formatter().parse(template)]
-    stamps = [f"<{(2 * i + 0.5) / model.VIDEO_FPS:.1f} seconds>" for i in range(3)]
+    stamps = [f"<{2 * i + 0.5:.1f} seconds>" for i in range(3)]
     return [p for p in dict.fromkeys([*TAGS, *stamps, *parts]) if len(p) > 1]
 
 
