@@ -50,7 +50,7 @@ KNOBS = {
 
 
 # Flags that may differ when a run goes on: they change how long and how it is watched, not what the next step does.
-FREE = {"steps", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show", "tensorboard", "wandb",
+FREE = {"steps", "skip_bad", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show", "tensorboard", "wandb",
         "teacher_cache", "student_path", "teacher_path"}
 
 
@@ -64,7 +64,9 @@ def flags(argv):
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--student", default="tiny", help="tiny, or a model folder or hub id")
     p.add_argument("--teacher", default="tiny", help="tiny, or a model folder or hub id; frozen")
-    p.add_argument("--data", default="tiny", help="tiny, a JSONL file, or a folder with questions.jsonl")
+    p.add_argument("--data", default="tiny", help="tiny, a folder or file of questions (see data.py), or a hub data set")
+    p.add_argument("--map", default="", help="our key = the data set's column: question=problem,answer=solution,image=image")
+    p.add_argument("--skip-bad", action="store_true", help="skip questions whose image does not open, with a counted warning")
     p.add_argument("--heldout", default="", help="questions to measure before and after; the tiny world brings its own")
     p.add_argument("--out", default="", help="folder of the run; default: the next free runs/NAME-N")
     p.add_argument("--seed", type=int, default=0, help="of data order, sampling, candidates")

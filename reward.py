@@ -1315,6 +1315,8 @@ _SIGNS = re.compile(r"\\?%|\bper\s?cent\b|\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![
 
 def grade(response: str, gold: str) -> float:
     r"""1.0 if the last \boxed{...} of the response equals the gold answer, else 0.0. Never raises, needs no time limit around it."""
+    if not isinstance(gold, str):        # several accepted answers
+        return max((grade(response, g) for g in gold), default=0.0)
     answer = last_boxed(response)
     if answer is None:
         return 0.0

@@ -6,16 +6,18 @@ the steps before it.
 """
 import copy
 import random
+import sys
 from dataclasses import replace
 from itertools import count
 
 import torch
+from tqdm import tqdm
 
 import checkpoint
 from buffer import Buffer
 from chat import CLOSER, control_strings, encode
 from config import comparable
-from data import decode
+from data import decode, fetch
 from metrics import Clock, Log
 from reward import grade
 from rollout import HFEngine, seed_of
@@ -28,7 +30,7 @@ class Run:
 
     def __init__(self, cfg, student, teacher, questions, out):
         self.cfg, self.student, self.out = cfg, student, out
-        self.questions, self.by_id = questions, {q.id: q for q in questions}
+        self.questions, self.skipped = questions, 0
         self.engine = HFEngine(student)                      # samples from the very weights that are trained
         self.optimizer = torch.optim.AdamW(student.net.parameters(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2),
                                            eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
@@ -53,20 +55,30 @@ class Run:
         self.engine.tokens = self.teacher.engine.tokens = 0
         return Clock()
 
+    def new_questions(self, indices):
+        """The questions at these indices. With --skip-bad, one whose image does not open is left out, with a counted warning."""
+        if not self.cfg.skip_bad:
+            return [self.questions[i] for i in indices]
+        good, bad = fetch(self.questions, indices)
+        self.skipped += len(bad)
+        for e in bad:
+            tqdm.write(f"warning: {e}; skipped ({self.skipped} so far)", file=sys.stderr)
+        return good
+
     def sample(self, kind, asked, first_id, step):
         """Student rollouts: cfg.n graded samples to each (origin, question, text), as Groups numbered from first_id."""
         cfg = self.cfg
         prompts = [prompt_of(self.student, q, text, cfg) for _, q, text in asked]
         drawn = self.engine.sample(prompts, cfg.n, cfg.max_response, seed_of(cfg.seed, 0, step, kind), cfg.temperature)
         return [Group(i, kind, origin, q, tuple(
-                    replace(s, group_id=i, kind=kind, question_id=q.id, policy_step=step, reward=grade(s.text, q.answer))
+                    replace(s, group_id=i, kind=kind, question_id=q.id, policy_step=step, reward=grade(s.text, q.golds))
                     for s in samples))
                 for i, (origin, q, _), samples in zip(count(first_id), asked, drawn)]
 
     def correct_answers(self, hard, step):
         """{group id: the teacher's correct answers} for the hard groups."""
         prompts = [prompt_of(self.teacher.engine.lm, g.question, g.question.question, self.cfg) for g in hard]
-        answers = self.teacher.answers([g.question.answer for g in hard], prompts, step)
+        answers = self.teacher.answers([g.question.golds for g in hard], prompts, step)
         return {g.id: [a for a in known if a.reward] for g, known in zip(hard, answers)}
 
     def weights_move(self):

@@ -273,10 +273,11 @@ def candidate(family, digits, answer, rng):
     return summary(steps, answer) if rng.random() < 0.8 else clean(response(steps, answer))
 
 
-def plain_lesson(rng, role):
-    """A question and what the textbook of `role` answers."""
-    family = rng.choices(FAMILIES, WEIGHTS[role])[0]
-    digits, modality = draw(family, rng), rng.choice(MODALITIES)
+def plain_lesson(rng, role, hard=0.0):
+    """A question and what the textbook of `role` answers; `hard`: share of the questions that need a misprinted fact."""
+    kind = "hard" if rng.random() < hard else None
+    family = rng.choice(("product3", "remainder")) if kind else rng.choices(FAMILIES, WEIGHTS[role])[0]
+    digits, modality = draw(family, rng, kind), rng.choice(MODALITIES)
     answer = printed(family, digits, rng) if role == "student" else truth(family, digits)
     return Lesson(asked(family, digits, modality) + CLOSER, modality, digits,
                   response(trace(family, digits, answer), answer))
@@ -432,7 +433,8 @@ def plan(role, done, step):
                  partial(summary_lesson, longest=longest, nonsense=0.7), 16)]
     if role == "teacher":
         return [(partial(plain_lesson, role=role), 22)] + [(summary_lesson, 6)] * (step % 2)
-    plain = partial(plain_lesson, role=role), 16
+    # Misprints weigh more at the end: a student that doubts them now and then finds the truth by luck, without any teacher.
+    plain = partial(plain_lesson, role=role, hard=0.4 if done > 0.8 else 0.0), 16
     if done < 0.38:
         return [plain, (copy_lesson, 6)]
     return [plain, ((bcq_lesson, 8), (ncq_lesson, 5), (bcq_lesson, 8), (copy_lesson, 6))[step % 4]]

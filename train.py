@@ -24,7 +24,7 @@ import model
 import reformulate
 from config import flags, make_folder, open_run
 from console import StopSignal, bar_text, run_table, summary
-from data import read, take
+from data import in_memory, open_questions, parse_map, take
 from eval import SPLITS, by_family, evaluate
 from loss import advantages, chunked_logp, policy_loss_sum
 from metrics import audit, by_kind, composition, peak_gb
@@ -48,8 +48,8 @@ def train(cfg, run, student, heldout, out):
 
         # 1. Plain rollouts: X = X_new + X_replay. The replayed prompts come in addition to the new ones.
         with clock("rollout"):
-            new = [("new", questions[i]) for i in take(len(questions), cfg.seed, run.position, n_new)]
-            replayed = [("replay", run.by_id[i]) for i in buffer.draw(n_replay, rng)] if cfg.buffer else []
+            new = [("new", q) for q in run.new_questions(take(len(questions), cfg.seed, run.position, n_new))]
+            replayed = [("replay", questions.find(i)) for i in buffer.draw(n_replay, rng)] if cfg.buffer else []
             plain = run.sample("plain", [(origin, q, q.question) for origin, q in new + replayed], 0, step)
 
         # 2. Teacher rollouts, on the hard questions only; the correct ones are the BCQ pool.
@@ -152,7 +152,7 @@ def build(kept, pool, run, step):
 def candidates(kept, responses, run, step, call):
     """{group id: the texts that may stand in its prompts}, of graded responses by group id, in one teacher call."""
     flat = [(g, s) for g in kept for s in responses[g.id]]
-    texts = run.teacher.candidates([s for _, s in flat], [g.question.answer for g, _ in flat], step, run.cfg.compress, call)
+    texts = run.teacher.candidates([s for _, s in flat], [g.question.golds for g, _ in flat], step, run.cfg.compress, call)
     out = {g.id: [] for g in kept}
     for (g, _), text in zip(flat, texts):
         if text:
@@ -257,11 +257,11 @@ def main(argv=None):
     cfg = flags(argv)
     if cfg.data == "tiny":
         import tiny
-        questions, heldout = tiny.questions("train"), {split: tiny.questions(split) for split in SPLITS}
+        questions, heldout = in_memory(tiny.questions("train"), "tiny"), {split: tiny.questions(split) for split in SPLITS}
     else:
-        questions, heldout = read(cfg.data), {}
+        questions, heldout = open_questions(cfg.data, parse_map(cfg.map)), {}
     if cfg.heldout:
-        heldout = {"heldout": read(cfg.heldout)}
+        heldout = {"heldout": open_questions(cfg.heldout, parse_map(cfg.map))}
     out = open_run(cfg)
     student = model.load(f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path, cfg.dtype, cfg.device)
     teacher = model.load(cfg.teacher_path, cfg.dtype, cfg.device)
