@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import model
@@ -30,32 +31,39 @@ def save(folder, step, lm, optimizer, state, keep=2):
     final, tmp = folder / f"step-{step:06d}", folder / f"step-{step:06d}.tmp"
     if final in complete(folder):            # an error after the step was saved asks for it once more: the state is the same
         return final
-    shutil.rmtree(tmp, ignore_errors=True)
-    try:
-        tmp.mkdir(parents=True)
+
+    def write():
         model.save(lm, tmp / "model")
         save_file(_optimizer_tensors(lm, optimizer), tmp / "optimizer.safetensors")
         save_file({"torch": torch.get_rng_state()}, tmp / "rng.safetensors")
         (tmp / "state.json").write_text(json.dumps({**state, "step": step}))
-        _flush(tmp)
-        os.rename(tmp, final)
-        _flush_dir(folder)
-    except Exception as e:                               # safetensors and tokenizers raise their own kinds on a full disk
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise OSError(f"{final}: the checkpoint could not be written ({e}); earlier ones are untouched") from e
+    _atomic(tmp, final, write)
     for old in complete(folder)[:-keep]:
+        os.rename(old, f"{old}.tmp")                     # killed in here, it must not look complete
+    for old in folder.glob("step-*.tmp"):
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def publish(lm, folder):
     """The finished model as a plain Hugging Face folder, written under another name and renamed."""
-    tmp = Path(f"{folder}.tmp")
+    tmp, folder = Path(f"{folder}.tmp"), Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)            # of a shorter run that now went further
+    _atomic(tmp, folder, lambda: model.save(lm, tmp))
+
+
+def _atomic(tmp, final, write):
+    """Make the folder `final` by write(), which fills `tmp`: whole, or not there. Raises OSError that names it."""
     shutil.rmtree(tmp, ignore_errors=True)
-    model.save(lm, tmp)
-    _flush(tmp)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(tmp, folder)
+    try:
+        tmp.mkdir(parents=True)
+        write()
+        _flush(tmp)
+        os.rename(tmp, final)
+        _flush_dir(final.parent)
+    except Exception as e:                               # safetensors and tokenizers raise their own kinds on a full disk
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise OSError(f"{final}: could not be written ({e}); what was saved before is untouched") from e
 
 
 def complete(folder):
@@ -76,7 +84,7 @@ def load(path, lm, optimizer):
 
     lm: already loaded from path/model. Raises ValueError when the file does not fit the model.
     """
-    tensors = load_file(Path(path) / "optimizer.safetensors")
+    tensors = _read(Path(path) / "optimizer.safetensors")
     shapes = {name: p.shape for name, p in lm.net.named_parameters()}
     for key, value in tensors.items():
         name, _, part = key.rpartition(".")
@@ -89,8 +97,23 @@ def load(path, lm, optimizer):
         optimizer.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as e:
         raise ValueError(f"{path}/optimizer.safetensors does not fit this model ({e})") from e
-    torch.set_rng_state(load_file(Path(path) / "rng.safetensors")["torch"])
-    return json.loads((Path(path) / "state.json").read_text())
+    torch.set_rng_state(_read(Path(path) / "rng.safetensors")["torch"])
+    return read_json(Path(path) / "state.json")
+
+
+def read_json(path):
+    """A JSON file of ours. Raises ValueError that names it when it is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{path} can't be read ({e}); remove its folder to go on from an older checkpoint") from e
+
+
+def _read(path):
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise ValueError(f"{path} can't be read ({e}); remove its folder to go on from an older checkpoint") from e
 
 
 def rng_state(rng):

@@ -6,7 +6,6 @@ column; any other student takes the paper's. Flags that the caller gives win ove
     python train.py --help
 """
 import argparse
-import json
 from itertools import count
 from pathlib import Path
 
@@ -28,7 +27,7 @@ KNOBS = {
     "teacher_n":     (4, 4, "G_T, teacher samples per hard question"),
     "temperature":   (1.0, 1.0, "of student and teacher while training; no top-k, no penalties"),
     "top_p":         (1.0, 1.0, "of the teacher's samples; the student's is 1, or the sampled policy is not the trained one"),
-    "teacher_max":   (32, 32, "teacher answers to ask for in all to a question that none of them solves (ours, see --fresh-teacher)"),
+    "teacher_max":   (32, 32, "teacher answers to ask for in all to a question that none of them solves (ours)"),
     "max_prompt":    (4096, 256, "tokens of a plain prompt, image tokens included; BCQ and NCQ only by the context window"),
     "max_response":  (12288, 40, "tokens of a response, student and teacher"),
     "max_summary":   (512, 40, "tokens of a compressed candidate"),
@@ -49,19 +48,28 @@ KNOBS = {
 }
 
 
+_SOME, _TINY, _MUCH = 1, 1e-12, 1e12       # at least one; above zero; no bound that matters
+RANGES = {**{name: (_SOME, _MUCH) for name in ("steps", "batch", "iterations", "teacher_n", "teacher_max", "max_prompt",
+                                               "max_response", "max_summary", "capacity", "micro_batch", "keep")},
+          "n": (2, _MUCH), "tau": (_TINY, 1), "replay": (0, 1000), "aug": (0, 1000), "temperature": (_TINY, 1000),
+          "top_p": (_TINY, 1), "lr": (0, 1000), "beta1": (0, 1 - 1e-9), "beta2": (0, 1 - 1e-9), "adam_eps": (_TINY, 1),
+          "weight_decay": (0, 1000), "grad_clip": (_TINY, _MUCH), "clip_low": (_TINY, 1), "clip_high": (_TINY, _MUCH),
+          "dual_clip": (1, _MUCH), "save_every": (0, _MUCH), "eval_every": (0, _MUCH), "show": (0, _MUCH)}
+
 # Flags that may differ when a run goes on: they change how long and how it is watched, not what the next step does.
-FREE = {"steps", "skip_bad", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show", "tensorboard", "wandb",
-        "teacher_cache", "student_path", "teacher_path"}
+FREE = {"steps", "skip_bad", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show",
+        "tensorboard", "wandb", "student_path", "teacher_path"}
 
 
 def comparable(cfg):
+    """The flags that must be the same when a run goes on, as JSON values."""
     return {k: v for k, v in vars(cfg).items() if k not in FREE}
 
 
 def flags(argv):
     """Parse and resolve the flags: every knob of Table 8 has the paper's default, or the tiny world's."""
     p = argparse.ArgumentParser(prog="train.py", description="ZPPO: train a student with a frozen teacher in its prompts.",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     p.add_argument("--student", default="tiny", help="tiny, or a model folder or hub id")
     p.add_argument("--teacher", default="tiny", help="tiny, or a model folder or hub id; frozen")
     p.add_argument("--data", default="tiny", help="tiny, a folder or file of questions (see data.py), or a hub data set")
@@ -92,20 +100,16 @@ def flags(argv):
     p.add_argument("--wandb", action="store_true", help="needs the package wandb")
     table = p.add_argument_group("Table 8 (first number: the paper; second: --student tiny)")
     for name, (paper, small, why) in KNOBS.items():
-        table.add_argument(f"--{name.replace('_', '-')}", type=type(paper), default=argparse.SUPPRESS, metavar=type(paper).__name__.upper(),
-                           help=f"{why} [{paper} | {small}]")
+        table.add_argument(f"--{name.replace('_', '-')}", type=type(paper), default=argparse.SUPPRESS,
+                           metavar=type(paper).__name__.upper(), help=f"{why} [{paper} | {small}]")
     cfg = p.parse_args(argv)
     for name, (paper, small, _) in KNOBS.items():
         if not hasattr(cfg, name):
             setattr(cfg, name, small if cfg.student == "tiny" else paper)
-    for name in ("steps", "batch", "iterations", "teacher_n", "max_prompt", "max_response", "max_summary", "capacity",
-                 "micro_batch", "keep"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(cfg, name)}")
-    if cfg.n < 2:
-        raise ValueError(f"--n must be at least 2, not {cfg.n}: a group of one has no baseline")
-    if not 0 < cfg.tau <= 1 or cfg.replay < 0 or cfg.aug < 0 or cfg.temperature <= 0:
-        raise ValueError("--tau must be in (0, 1], --replay and --aug at least 0, --temperature above 0")
+    for name, (low, high) in RANGES.items():
+        if not low <= getattr(cfg, name) <= high:           # also false for nan
+            why = ": a group of one has no baseline" if name == "n" else ""
+            raise ValueError(f"--{name.replace('_', '-')} must be from {low:g} to {high:g}, not {getattr(cfg, name)}{why}")
     cfg.student_path = str(MODELS.get(("student", cfg.student), cfg.student))
     cfg.teacher_path = str(MODELS.get(("teacher", cfg.teacher), cfg.teacher))
     return cfg
@@ -115,7 +119,7 @@ def open_run(cfg):
     """The run folder of a new run, or of the one to resume (then cfg.resume_from is set). Raises ValueError."""
     cfg.resume_from = ""
     name = "zppo" if cfg.bcq and cfg.ncq else "grpo" + "-bcq" * cfg.bcq + "-ncq" * cfg.ncq
-    stem = f"{name}-{Path(cfg.student).name}"
+    stem = f"{name}{'' if cfg.buffer else '-nobuffer'}-{Path(cfg.student).name}"
     if not cfg.resume:
         out = Path(cfg.out) if cfg.out else next(p for n in count(1) if not (p := Path(f"runs/{stem}-{n}")).exists())
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -126,14 +130,20 @@ def open_run(cfg):
         raise ValueError("--resume: there is no run under runs/; name one with --out")
     out = runs[-1] if cfg.out else runs[-1].parent
     found = checkpoint.latest(out / "checkpoints")
-    if found is None:
+    if found is None and not (out / "config.json").is_file():
         raise ValueError(f"{out}: no complete checkpoint to resume from; start again with another --out")
-    was, now = json.loads((found / "state.json").read_text())["config"], comparable(cfg)
+    if found is None:                                        # it died before its first checkpoint: begin again in its place
+        print(f"{out}: no complete checkpoint yet, so this begins at step 1")
+        was = checkpoint.read_json(out / "config.json")
+        was = {k: was.get(k) for k in comparable(cfg)}
+    else:
+        was = checkpoint.read_json(found / "state.json")["config"]
+    now = comparable(cfg)
     changed = [f"--{k.replace('_', '-')} {was.get(k)} -> {now.get(k)}" for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
     if changed and not cfg.force:
         raise ValueError(f"{out} was started with other flags ({'; '.join(changed)}): this would be a different run. "
                          f"Give the same flags, or --force")
-    cfg.resume_from = str(found)
+    cfg.resume_from = str(found) if found else ""
     return out
 
 

@@ -1,14 +1,26 @@
 """What a person reads: the table before a run, the numbers beside the bar, the summary after it."""
+import json
 import math
 import os
 import signal
-import sys
+from contextlib import contextmanager
 
 import torch
 
 import plot
 import report
 from eval import by_family
+
+
+@contextmanager
+def restored_signals():
+    """Give SIGINT and SIGTERM back as they were, whatever runs inside."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 
 class StopSignal:
@@ -20,11 +32,12 @@ class StopSignal:
             signal.signal(s, self.catch)
 
     def catch(self, number, frame):
+        """The handler. os.write, because a print inside a print raises."""
         if self.signal:
-            print("\nstopped at once; the last checkpoint is untouched", file=sys.stderr)
+            os.write(2, b"\nstopped at once; the last checkpoint is untouched\n")
             os._exit(128 + number)
         self.signal = number
-        print("\nfinishing this step, then saving; once more stops at once", file=sys.stderr)
+        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
 
 
 def run_table(cfg, student, teacher, questions, out):
@@ -56,7 +69,11 @@ def bar_text(record):
 
 def summary(before, after, buffer, out):
     """Before and after on held-out questions per family, what graduated, and where everything is."""
-    lines, gains = ["", f"{'held-out accuracy':28s} {'before':>8s} {'after':>8s} {'change':>8s}  questions"], []
+    lines, gains = [""], []
+    if before:
+        lines.append(f"{'held-out accuracy':28s} {'before':>8s} {'after':>8s} {'change':>8s}  questions")
+    else:
+        lines.append(new_prompt_accuracy(out))
     for split in before:
         old, new = by_family(before[split]), by_family(after[split])
         for family in old:
@@ -78,6 +95,18 @@ def summary(before, after, buffer, out):
         lines.append(f"admitted at {100 * float(key):5.1f} %: {a:4d} questions, {g:4d} graduated ({g / a:.0%})")
     lines += ["", f"model     {out / 'final'}", f"metrics   {out / 'metrics.jsonl'}"]
     return "\n".join(lines + draw(out))
+
+
+def new_prompt_accuracy(out):
+    """Without held-out questions: accuracy on the new prompts of the first and of the last quarter of the run."""
+    rows = [json.loads(line)["groups"]["new"] for line in open(out / "metrics.jsonl") if '"groups"' in line]
+    quarter = max(1, len(rows) // 4)
+    first, last = ([sum(r[k] for r in part) for k in ("correct", "samples")] for part in (rows[:quarter], rows[-quarter:]))
+    a, b = first[0] / first[1], last[0] / last[1]
+    error = math.sqrt(a * (1 - a) / first[1] + b * (1 - b) / last[1])
+    verdict = "learned" if b - a > 2 * error else "learned nothing that this shows"
+    return (f"new prompts: {a:.1%} right in the first {quarter} steps, {b:.1%} in the last {quarter}: {verdict} "
+            f"(no held-out questions; --heldout FILE measures them)")
 
 
 def draw(out):

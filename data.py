@@ -28,6 +28,7 @@ does not open is a BadImage, which train.py can skip. Errors name file and row; 
 import argparse
 import base64
 import binascii
+import hashlib
 import io
 import json
 import os
@@ -109,6 +110,13 @@ class Questions(Sequence):
         if id not in self._index:
             raise ValueError(f"{self.name}: there is no question with the id {id!r}; is it the data set that this run began with?")
         return self._load(self._index[id])
+
+
+def digest(questions, probes=64):
+    """A short name of a data set's content, of its length and a few rows: a resumed run must go on with the same questions."""
+    n = len(questions)
+    rows = [questions[i * n // probes] for i in range(probes)]
+    return hashlib.sha256(repr([n, [(q.id, q.question, q.answer) for q in rows]]).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def in_memory(questions, name="questions"):

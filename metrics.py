@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import resource
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def total(self):
+        """{phase: seconds, "total": seconds since the step began}."""
         return {**self.seconds, "total": time.perf_counter() - self.begin}
 
 
@@ -83,13 +85,14 @@ def _same(a, b):
 
 def peak_gb():
     """Peak resident memory of this process, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 class Log:
-    """metrics.jsonl and samples.jsonl of a run folder, cut back to `step` when a run resumes; optional TensorBoard, W&B.
+    """metrics.jsonl and samples.jsonl of a run folder, cut back to `step` (-1: emptied) when a run resumes; optional TensorBoard, W&B.
 
     Raises ValueError when --tensorboard or --wandb is asked for and the package is missing.
     """
@@ -111,6 +114,12 @@ class Log:
             except ImportError:
                 raise ValueError("--wandb needs the package: pip install wandb") from None
             self.run = package.init(project="zppo", name=self.out.name, config=config, resume="allow")
+
+    def restore(self, record):
+        """Write the record of the last finished step if a full disk kept it from being written."""
+        rows = (self.out / "metrics.jsonl").read_text(encoding="utf-8").split("\n") if record else []
+        if record and json.loads(rows[-2] if len(rows) > 1 else '{"step": -1}')["step"] < record["step"]:
+            self.metrics(record)
 
     def metrics(self, record):
         """Append one step's record."""

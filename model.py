@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText,
                           AutoTokenizer, BatchFeature)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -37,6 +38,7 @@ class LM:
 
     @property
     def device(self):
+        """Where the weights are."""
         return self.net.device
 
     @property
@@ -59,6 +61,7 @@ class LM:
         return nullcontext() if self.compute == torch.float32 else torch.autocast(self.device.type, self.compute)
 
     def n_params(self):
+        """Number of parameters, a tied head counted once."""
         return sum(p.numel() for p in self.net.parameters())
 
 
@@ -87,9 +90,13 @@ def load(path, dtype="float32", device="cpu"):
     try:
         # SDPA in eval and in training alike: flash-attn replaces it on a GPU where it is installed
         net = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa").to(device)
-    except (OSError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
-    image_processor = AutoImageProcessor.from_pretrained(path, backend="pil") if vision else None
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(path, backend="pil") if vision else None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path}: no image processor in this model folder ({_first_line(e)}); "
+                         f"copy preprocessor_config.json there") from e
     lm = from_parts(net, tokenizer, image_processor, path)
     lm.compute = getattr(torch, dtype)
     return lm

@@ -12,7 +12,7 @@ Nothing of the project is imported. Alone:
     >>> print(bcq("What is 2+3?", right="2+3 = 5", wrong="2+3 = 6", rng=rng))      # doctest: +ELLIPSIS
     What is 2+3?
     ...
-    >>> hardest([0.25, 0.0, 0.5, 0.0], tau=0.5, cap=2)
+    >>> sorted(hardest([0.25, 0.0, 0.5, 0.0], tau=0.5, cap=2, rng=rng))
     [1, 3]
     >>> fill([1, 3], has_bcq={1, 3}, has_ncq={1, 3}, cap=3)
     [(1, 'bcq'), (1, 'ncq'), (3, 'bcq')]
@@ -35,7 +35,9 @@ def clean(text, control=()):
 
     Removal repeats until nothing is left to remove, because taking `<think>` out of `</cand<think>idate>` writes a new tag.
     """
-    tags = re.compile("|".join(re.escape(t) for t in sorted({*TAGS, *control}, key=len, reverse=True)))
+    longest_first = sorted({*TAGS, *control}, key=len, reverse=True)
+    parts = [re.escape(t).replace("</", r"<\s*/\s*").replace(">", r"\s*>") for t in longest_first]
+    tags = re.compile("|".join(parts), re.IGNORECASE)        # `</Candidate >` reads as a tag to a model, too
     while (shorter := tags.sub("", text)) != text:
         text = shorter
     return text.strip()
@@ -73,12 +75,14 @@ def _blocks(candidates, control):
     return "\n".join(CANDIDATE.format(text=clean(c, control)) for c in candidates)
 
 
-def hardest(mean_reward, tau, cap):
+def hardest(mean_reward, tau, cap, rng):
     """Pre-cap (Algorithm 1, step 3): indices of the at most `cap` hardest hard questions, ascending mean reward.
 
-    mean_reward: one number a plain group. Hard means < tau. Ties keep the order of the batch.
+    mean_reward: one number a plain group. Hard means < tau. Ties fall by lot (rng: random.Random): in the order of the batch,
+    new questions at 0 would take every slot and the replayed ones behind them would never be reformulated.
     """
     hard = [i for i, r in enumerate(mean_reward) if r < tau]
+    rng.shuffle(hard)
     return sorted(hard, key=lambda i: mean_reward[i])[:cap]
 
 

@@ -1,1345 +1,718 @@
-r"""The reward: 1.0 if the last \boxed{...} of a response equals the gold answer, else 0.0. ZPPO (arXiv 2606.18216), Appendix D.1.
+r"""The reward: 1.0 if the last \boxed{...} of a response equals the gold answer, else 0.0 (ZPPO, arXiv 2606.18216, D.1).
 
-    from reward import grade                       # this file alone can be copied into another project
+    from reward import grade                          # this file and mpmath can be copied into another project
     grade(r"so the area is \boxed{\frac12}", "0.5")   # 1.0
+    python reward.py                                  # prints ordinary answers per second on this machine
 
-What the paper fixes: binary; only the content of the last \boxed{...} (balanced braces) counts; it is compared with the gold
-mathematically; if that fails, degree and percent signs are stripped from both sides and the two are compared once more.
+What the paper fixes: binary; only the content of the last \boxed{...} (balanced braces) counts; it is compared with the
+gold mathematically; if that fails, degree and percent signs are stripped from both sides and the two are compared again.
 
-How "mathematically" is done here. Model text is hostile input, so it is never handed to sympify, eval or latex2sympy (pitfalls 15
-and 34: those run shell commands and hang). A small recursive-descent parser turns the usual LaTeX and plain spellings into tuples,
-with caps on length and depth before any arithmetic; then
-  1. numbers are exact Fractions, and equal normal forms are equal (so 10^{10^{10}} needs no evaluation);
-  2. rational expressions are compared modulo two fixed large primes at pseudo-random points (polynomials, huge powers, units);
-  3. the rest (roots, logarithms, sines) in mpmath at two precisions, the second above the scale of every number that occurs; a value
-     too large or small for that is refused, which means "not equal". There is no float tolerance anywhere.
-What the grammar does not know (sums, integrals, words, code) is compared as text: spaces collapsed, words without case.
+How "mathematically" is done here. Model text is hostile input: it never reaches sympify, eval or a LaTeX library (those run
+shell commands and hang), and every step has a cap instead of a time limit. Two answers are equal if
+  1. they are the same text, once characters, spacing and wrappers have one spelling (clean, text_form), or
+  2. they parse to the same tree: lists, sets, intervals, equations of expressions (parse, same), where two expressions are
+     the same if they agree at random points, to 150 digits out of 400 (equal_values), or
+  3. a habit of answering says so: option letters, clock times, lists of words (by_habit).
+What the grammar does not know (sums, integrals, sentences, code) has only the first way.
 
 Choices, each one a place where graders differ:
   * `1,2` without brackets is a list of solutions: order-free, equal to \{1,2\}. (1,2) is ordered; (0,1) and [0,1] differ.
   * `1,234` is a number, `12,34` a list, `100,200` equals `100, 200` only where the other side is clearly a list.
   * A unit (or currency, am/pm) on one side only is forgiven; on both sides it must agree, with 100 cm = 1 m.
   * 50% equals 0.5 by value and 50 by the paper's second pass; 50 is not 0.5.
-  * `x=5` equals `5`; `x=5` is not `y=5`; an unsolved `2x=10` is not `x=5`; the exact side of `\sqrt2 \approx 1.41` counts. Option letters ignore case, other letters do not.
-  * log without a base is base 10.
-Deliberately left out: evaluation of sums, integrals, limits and determinants; set-builder notation; synonyms; free-form answers
-(the judge model's business). No subprocess, thread or alarm: every step has a cap, so it works in any thread.
-
-    python reward.py            # prints ordinary answers per second on this machine
+  * `x=5` equals `5`, not `y=5`; an unsolved `2x=10` is not `x=5`; the exact side of `\sqrt2 \approx 1.41` counts.
+  * Option letters ignore case, other letters do not. "A or B" is a hedge. log without a base is base 10.
+Known limits: free-form answers are the judge's business; a bare list cannot ask for an order; irrational sums with terms
+beyond 10^100 are refused, which means not equal unless spelled alike.
 """
 
 import math
 import random
 import re
 import threading
+import time
 import unicodedata
-from collections import Counter
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
-MAX_CHARS = 2000      # longer boxes are compared as text; golds have at most 512; also below CPython's 4300-digit limit of int(str)
-MAX_RAW = 10_000      # longer still: compared as they are, and never kept in a cache
+import mpmath
+
+MAX_CHARS = 2000      # longer answers are compared as they are; golds have at most 512; int(str) raises beyond 4300 digits
 MAX_DEPTH = 30        # nesting in the parser, about ten Python frames each
-MAX_BITS = 20_000     # an exact number never gets larger; beyond it a power stays symbolic
-MAX_DIGITS = 1500     # mpmath never works beyond this
-BUDGET = 20_000       # units of numeric work for one comparison, about 0.3 s
-
+MAX_BITS = 10_000     # an exact power never gets longer, it stays symbolic
+BUDGET = 20_000       # units of work for one comparison, about 0.3 s
 
 class Refuse(Exception):
-    """Not in the grammar, undefined (0/0), or over a cap: the caller falls back to comparing text."""
-
+    """Not in the grammar, undefined (0/0), or over a cap: what is left is to compare text."""
 
 # ---------------------------------------------------------------- the box
 
-_BOX_SCAN = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[^b]|[{}]")
-
+BOX = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[^b]|[{}]")
 
 def last_boxed(response: str) -> str | None:
     r"""Content of the last \boxed{...}; None if there is none or the last one never closes. One pass, linear time.
 
     "Last" is the box opened last. If that one lies inside another box, the outermost closed box is the answer, so that
-    \boxed{4 or \boxed{5}} cannot hide its hedge; an earlier box that was never closed does not count against a later good one.
+    \boxed{4 or \boxed{5}} cannot hide its hedge. An earlier box that was never closed does no harm to a later good one.
     """
-    start = response.find("\\boxed")
-    if start < 0:
-        return None
     stack, boxes, last_open = [], [], -1      # stack: (start of content, is a box); boxes: closed (start, end)
-    for m in _BOX_SCAN.finditer(response, start):
-        token = m.group()
-        if token[-1] == "{" and token != "\\{":
-            stack.append((m.end(), len(token) > 1))
-            if len(token) > 1:
-                last_open = m.end()
-        elif token == "}" and stack:
+    for m in BOX.finditer(response, max(0, response.find("\\boxed"))):
+        if m[0][-1] == "{" and m[0] != "\\{":
+            stack.append((m.end(), len(m[0]) > 1))
+            last_open = m.end() if len(m[0]) > 1 else last_open
+        elif m[0] == "}" and stack:
             begin, is_box = stack.pop()
-            if is_box:
-                boxes.append((begin, m.start()))
+            boxes += [(begin, m.start())] if is_box else []
     # boxes are in order of closing: a box that holds the last-opened one closes after it, the outermost last
-    begin, end = next(((b, e) for b, e in reversed(boxes) if b <= last_open <= e), (-1, -1))
-    return response[begin:end] if begin >= 0 else None
-
+    return next((response[b:e] for b, e in reversed(boxes) if b <= last_open <= e), None)
 
 # ---------------------------------------------------------------- text: one spelling for the same characters
 
-_CHARS = {ord(k): v for k, v in {
-    "−": "-", "–": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
-    "÷": "/", "∕": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "°": r"^\circ ", "º": r"^\circ ", "≤": r"\le ",
-    "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ",
-    "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "′": "'", "’": "'", "‘": "'",
-    "“": '"', "”": '"', "，": ",", "、": ",", "；": ";", "：": ":", "⟨": r"\langle ", "⟩": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ",
-    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ",
-    "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "ρ": r"\rho ", "τ": r"\tau ", "Δ": r"\Delta ", "Ω": r"\Omega ", "ε": r"\epsilon ",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ",
-}.items()}
-_SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_SUBS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|emph|mathrm|mathbf|mathit|mathsf|mathtt|operatorname\*?"
-                      r"|mbox|hbox|boldsymbol|bm|pmb|underline)\s*\{([^{}]*)\}")
-_TEXT, _END = "\x02", "\x03"     # stand for \text{ and } once the wrapper is gone; control characters of the input are dropped before
+def rules(*pairs) -> list:
+    """Compiled (pattern, replacement). A replacement by function is much faster than a template where nothing matches."""
+    return [(re.compile(old, re.S), new if callable(new) else lambda m, new=new: m.expand(new)) for old, new in pairs]
 
+def rewrite(s: str, table: list) -> str:
+    for pattern, new in table:
+        s = pattern.sub(new, s)
+    return s
 
-def _fold_char(c: str) -> str:
-    kind = unicodedata.category(c)
-    if kind == "Zs" or c in "\t\n\r\u2028\u2029":
+CHARS = {ord(pair[0]): pair[1:] + " " * (pair[1] == "\\") for pair in r"""−- –- ‐- ‑- ‒- ﹣- ×\times ⋅\cdot ·\cdot ∙\cdot ÷/
+ ∕/ ⁄/ ∞\infty √\sqrt °^\circ º^\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ±\pm ∓\mp ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R}
+ ∧\land ∨\lor ∖\setminus ′' ’' ‘' “" ”" ，, 、, ；; ：: ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()}
+RAISED = re.compile("(?<=[\\wͰ-Ͽ)}\\]'|])(?<![⁰-⁹⁺⁻ⁿ¹²³₀-₉])(?:([⁰-⁹⁺⁻ⁿ¹²³]+)|[₀-₉]+)")         # x² but not a lone ²
+STYLE = (r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|emph|math(?:rm|bf|it|sf|tt)|operatorname\*?|[mh]box|boldsymbol|bm|pmb|boxed"
+         r"|underline)\s*")
+WRAPPER = STYLE + r"\{([^{}]*)\}", r"~\1~"           # ~ stays where text begins and ends: a letter alone there may be a unit
+DEGREE_SIGN = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\(?:text)?degree(?![A-Za-z])|°|º|(?i:\bdeg(?:ree)?s?\b)"
+TEXT_RULES = rules(                                                             # in this order
+    (r"(?<!\\)\$((?:\\\$|[^$])*)(?<!\\)\$|(?<!\\)\\[()\[\]]", r"\1"),           # math delimiters; a lone $ is a currency
+    (r"\\\$", "$"),
+    (r"\\(?:left|right|middle)(?![A-Za-z])\s*\.?|\\[bB]igg?[lrm]?(?![A-Za-z])", ""),
+    (r"\\(?:(?:display|text|script)style|rm|bf|it|limits|nolimits)(?![A-Za-z])", ""),
+    (r"\\(?:color|phantom|label|textcolor)\s*\{[^{}]*\}", ""),
+    (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"),
+    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),                              # a segment
+    (r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", ""),                      # 1\,234 and 1{,}234
+    (r"(?<!\\)\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\[hv]s(?:pace|kip)\*?\{[^{}]*\}", " "),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    (r"\\frac\s*(\d)\s*(?=[{\\A-Za-z])", r"\\frac{\1}"),
+    WRAPPER, WRAPPER, WRAPPER, (STYLE + r"(?=\{)", ""),                          # they nest
+    (DEGREE_SIGN, "°"),
+    (r"\s*°[\s~]*([CF])(?:elsius|ahrenheit)?\b", r" ~deg\1~"),
+    (r"^[*`_]{1,3}(?=[^*`_\s])(.*[^*`_\s])[*`_]{1,3}$", r"\1"),                 # markdown
+    (r"\s+", " "),
+    (r"(?:\\\\|[.,;\s])+(~?)$", r"\1"),                                         # trailing full stop
+    (r"(?i)^[\s~]*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*(?=[^\s:=])", ""),
+    (r"^[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?$", lambda m: m[0].replace(" ", "")))
+NUMBER = re.compile(r"([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?)(?:\s*/\s*([-+]?0*[1-9]\d*))?")
+NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+
+def ascii_char(c: str) -> str:
+    """One character as LaTeX would spell it; look-alikes of other alphabets stay what they are."""
+    kind, name, plain = unicodedata.category(c), unicodedata.name(c, ""), unicodedata.normalize("NFKC", c)
+    if " " <= c <= "~" or kind == "Nd":
+        return c if c <= "~" else str(unicodedata.decimal(c))
+    if kind[0] == "Z" or c in "\t\n\r":
         return "\\," if c in "\u00a0\u2009\u202f" else " "
     if kind in ("Cc", "Cf") or "\ufe00" <= c <= "\ufe0f":      # NUL, zero-width space, byte order mark, variation selectors
         return ""
-    if kind == "Nd":
-        return str(unicodedata.decimal(c))
-    wide = unicodedata.normalize("NFKC", c)
-    if kind == "No" and "\u2044" in wide:                      # vulgar fractions
-        return r"\frac{%s}{%s}" % tuple((wide + "1" if wide[-1] == "\u2044" else wide).split("\u2044"))
-    if "\uff01" <= c <= "\uff5e" or "\U0001d400" <= c <= "\U0001d7ff":       # full-width and mathematical alphabets, nothing else:
-        return wide.translate(_CHARS)                                        # look-alikes of other scripts stay different
-    return c
+    if kind == "No" and "\u2044" in plain:                     # vulgar fractions
+        return r"\frac{%s}{%s}" % tuple(plain.split("\u2044"))
+    if name.startswith(("GREEK SMALL", "GREEK CAPITAL", "MICRO")):
+        letter = name.split()[-1].replace("SIGN", "MU").replace("LAMDA", "LAMBDA")
+        return "\\%s " % (letter.capitalize() if kind == "Lu" else letter.lower())
+    return "".join(map(ascii_char, plain)) if plain != c and name.startswith(("FULLWIDTH", "MATHEMATICAL")) else c
 
-
-def _dollars(s: str) -> str:
-    """Removes $ as a math delimiter and keeps $ as a currency sign."""
-    bare = re.sub(r"\\\$", "", s)
-    n = bare.count("$")
-    if n and n % 2 == 0 and (bare.endswith("$") or not re.match(r"\s*\$\s*[\d.]", bare)):
-        s = re.sub(r"(?<!\\)\$", "", s)
-    return s.replace("\\$", "$")
-
-
-def _clean_latex(s: str) -> str:
-    s = re.sub(r"\\[()\[\]](?![A-Za-z])", " ", s) if re.match(r"\s*\\[(\[]", s) else s
-    s = re.sub(r"\\(?:left|right|middle)(?![A-Za-z])\s*\.?|\\[bB]igg?[lrm]?(?![A-Za-z])|\\(?:display|text|script)style(?![A-Za-z])", "", s)
-    s = re.sub(r"\\(?:color|phantom|label)\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}|\\(?:rm|bf|it|limits|nolimits)(?![A-Za-z])", "", s)
-    s = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", s).replace("\\mid", "|")
-    s = re.sub(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", s)
-    s = re.sub(r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1", s)        # a segment
-    s = re.sub(r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", "", s)          # 1\,234 and 1{,}234
-    s = re.sub(r"(?<!\\)\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\(?:hspace|hskip|vspace)\*?\{[^{}]*\}", " ", s)
-    for _ in range(5):
-        s, hits = _WRAPPER.subn(_TEXT + r"\1" + _END, s)
-        if not hits:
-            break
-    s = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", s)
-    s = re.sub(r"\\frac\s*(\d)\s*(?=[{\\A-Za-z])", r"\\frac{\1}", s)
-    s = re.sub(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\(?:degree|textdegree)(?![A-Za-z])", "°", s)
-    return s
-
-
-@lru_cache(maxsize=4096)
-def _clean(s: str) -> str:
-    """One spelling for characters, spacing, sizing and wrappers. Changes nothing that carries meaning for the parser."""
-    s = s.replace("\x0crac", r"\frac")       # a JSON-damaged \frac: MathVision ships one
-    s = s.translate(_CHARS)
-    if not s.isascii() or not s.isprintable():
-        s = re.sub(r"(?<=[\w)}\]'])[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: "^{" + m.group().translate(_SUPER) + "}" if not
-                   re.match(r"[⁰¹²³⁴-⁹]", s[m.start() - 1]) else m.group(), s)
-        s = re.sub(r"(?<=[\w)}\]])[₀-₉]+", lambda m: "_{" + m.group().translate(_SUBS) + "}", s)
-        s = "".join(c if " " <= c <= "~" else _fold_char(c) for c in s)
-    s = s.strip()
+def clean(s: str) -> str:
+    """One spelling for characters, spacing, sizing and wrappers. Long answers only get their spaces collapsed."""
+    s = s.replace("\x0crac", r"\frac").strip()         # a \frac damaged by JSON: MathVision ships one
+    if len(s) <= MAX_CHARS and not (s.isascii() and s.isprintable()):
+        s = RAISED.sub(lambda m: "^_"[not m[1]] + "{" + unicodedata.normalize("NFKC", m[0]) + "}", s)
+        s = "".join(map(ascii_char, s.translate(CHARS))).strip()
     if len(s) > MAX_CHARS:
         return " ".join(s.split())
-    s = _dollars(s)
-    if "\\" in s or "~" in s or "{" in s:
-        s = _clean_latex(s)
-    if "°" in s or "deg" in s:
-        s = re.sub(r"(?<=[\d\x03}\s])\s*\bdeg(?:ree)?s?\b", "°", s)
-        s = re.sub(r"°[\s\x02]*(?:(C)|F)(?:elsius|ahrenheit)?\b", lambda m: " \x02deg%s\x03" % ("C" if m[1] else "F"), s, flags=re.I)
-    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?", s):                 # 1 234: a plain space does not even show in math mode
-        s = s.replace(" ", "")
-    s = re.sub(r"^[*`_]{1,3}(?=[^*`_\s])(.*[^*`_\s])[*`_]{1,3}$", r"\1", s, flags=re.S)         # markdown emphasis
-    s = " ".join(s.split())
-    return re.sub(r"(?:\\\\|[.,;\s])+(\x03?)$", r"\1", s)       # trailing full stop
+    return rewrite(s, TEXT_RULES).strip()
 
+def plain_number(s: str) -> Fraction | None:
+    r"""The fast path: integers, decimals, a/b and \frac{a}{b} of integers."""
+    m = NUMBER.fullmatch(re.sub(r"^([-+]?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", s))
+    return Fraction(m[1].replace(",", "")) / int(m[2] or 1) if m else None
 
-_PREFIX = re.compile(r"^[\s\x02]*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*(?=[^\s:=])", re.I)
-_NUMBER = re.compile(r"([+-]?)\s*(\d+|[1-9]\d{0,2}(?:,\d{3})+)?(\.\d*)?(?:\s*/\s*([+-]?\d+))?")
-_WORD_NUMBERS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-                                                 "fifteen sixteen seventeen eighteen nineteen twenty".split())}
-
-
-def _plain_number(s: str) -> Fraction | None:
-    """The fast path: integers, decimals, a/b and \\frac{a}{b} of integers."""
-    if len(s) > MAX_CHARS:
-        return None
-    s = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}$", r"\1/\2", s) if s.startswith(("\\frac", "-\\frac")) else s
-    m = _NUMBER.fullmatch(s)
-    if not m or not (m[2] or (m[3] and len(m[3]) > 1)):
-        return None
-    top = Fraction((m[2] or "0").replace(",", "") + (m[3] or ".") + "0")
-    low = int(m[4]) if m[4] else 1
-    return None if low == 0 else (-top if m[1] == "-" else top) / low
-
-
-def _as_text(s: str) -> str:
-    """Text form: words without case, one space between tokens, braces around one token dropped."""
-    s = s.replace(_TEXT, " ").replace(_END, " ").strip()
-    s = re.sub(r"^([\"'])(.*)\1$", r"\2", s)
+def text_form(s: str) -> str:
+    """A cleaned answer as text: numbers reduced, words without case, one space between tokens, no braces around one."""
     if len(s) > MAX_CHARS:
         return s
+    s = re.sub(r"^[(\[]\s*([A-Za-z])\s*[)\]]$", r"\1", s.replace("~", " ").strip())
+    if (value := plain_number(s)) is not None:
+        return str(value)
+    s = re.sub(r"^([\"'])(.*)\1$", r"\2", s)
     s = re.sub(r"(?<=[A-Za-z)])\s*_\s*(?=[\w{])", "", s)                       # CO_2 and CO2
     s = re.sub(r"(?<!\\)\{\s*(\w+|[^\s\\{}])\s*\}", r" \1 ", s)
-    s = " ".join(t.lower() if len(t) > 1 and t[0] != "\\" else t for t in re.findall(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\S", s.rstrip(". ")))
-    return _WORD_NUMBERS.get(s.lower(), s)
-
+    tokens = re.findall(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\S", s.rstrip(". "))
+    s = " ".join(t.lower() if len(t) > 1 and t[0] != "\\" else t for t in tokens)
+    return str(NUMBER_WORDS.index(s.lower())) if s.lower() in NUMBER_WORDS else s
 
 def normalize_answer(a: str) -> str:
-    """A cheap canonical text for de-duplicating answer lists: equal text means equal answers, the reverse is answers_equal's work."""
-    a = a.strip()
-    return _normalize(a) if len(a) <= MAX_RAW else " ".join(a.split())
+    """A cheap canonical text to de-duplicate answers: equal texts are equal answers, the reverse is answers_equal's work."""
+    return text_form(clean(a))
 
+# ---------------------------------------------------------------- expressions: tuples (operator, *arguments)
+# leaves: ("num", Fraction)  ("var", name)  ("unit", base, factor)  ("const", name); operators: + * ^ and mpmath's functions
+# structures: ("list" | "set", *items)  ("seq", "(]", *items)  ("named", name, value)  ("zero", lhs - rhs)  ("inf", sign)
 
-@lru_cache(maxsize=4096)
-def _normalize(a: str) -> str:
-    s = _PREFIX.sub("", _clean(a))
-    m = re.fullmatch(r"\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]", s.replace(_TEXT, "").replace(_END, ""))
-    if m:
-        return m[1] or m[2]
-    value = _plain_number(s)
-    # bounded, because str() of an integer beyond 4300 digits raises
-    return str(value) if value is not None and len(s) < 1000 else _as_text(s)
+STRUCTURES = {"list", "set", "seq", "named", "zero", "inf"}        # nothing is computed with them
+ZERO, ONE, MINUS, TWO, TEN, PERCENT = (("num", Fraction(v)) for v in ("0", "1", "-1", "2", "10", "1/100"))
+PI, E, I, DEGREE, INF, MINUS_INF = *(("const", name) for name in ("pi", "e", "i", "deg")), ("inf", 1), ("inf", -1)
 
+def bits(v: Fraction) -> int:
+    return max(v.numerator.bit_length(), v.denominator.bit_length())
 
-# ---------------------------------------------------------------- expressions as tuples, folded while they are built
-# ("n", Fraction)  ("s", name)  ("c", "pi|e|i|deg|inf|pm")  ("u", factor, base)  ("+", args)  ("*", args)  ("^", base, exp)  ("f", name, *args)
+def expression(op: str, *args) -> tuple:
+    """(op, *args) in a normal form: numbers computed where that is exact and short, sums and products in one order."""
+    if any(a[0] in STRUCTURES for a in args):
+        raise Refuse("arithmetic on something that is no number")
+    numbers, rest = [a[1] for a in args if a[0] == "num"], [a for a in args if a[0] != "num"]
+    if op in ("+", "*"):
+        total = Fraction(op == "*")
+        for v in numbers:
+            total = total + v if op == "+" else total * v
+            if bits(total) > 2 * MAX_BITS:
+                raise Refuse("number too long")
+        if op == "*" and total == 0:
+            return ZERO
+        rest = sorted(rest, key=repr) + ([("num", total)] if total != (op == "*") or not rest else [])
+        return (op, *rest) if len(rest) > 1 else rest[0]
+    if op == "^" and not rest:
+        base, e = numbers
+        if base == 0 and e <= 0:
+            raise Refuse("division by zero")
+        if base == 1 or e.denominator == 1 and abs(e) * bits(base) <= MAX_BITS:
+            return ("num", base ** int(e))
+        if base < 0 and e.numerator == 1 and e.denominator % 2:
+            return minus(expression("^", ("num", -base), args[1]))       # the cube root of -8 is -2, as in school
+    return args[0] if op == "^" and args[1] == ONE else (op, *args)
 
-SCALAR = ("n", "s", "c", "u", "+", "*", "^", "f")
-ONE, ZERO, MINUS, INF, PM = ("n", Fraction(1)), ("n", Fraction(0)), ("n", Fraction(-1)), ("c", "inf"), ("c", "pm")
+def minus(a: tuple) -> tuple:
+    return MINUS_INF if a == INF else expression("*", MINUS, a)
 
+def over(a: tuple, b: tuple) -> tuple:
+    return expression("*", a, expression("^", b, MINUS))
 
-def num(v) -> tuple:
-    v = Fraction(v)
-    if max(v.numerator.bit_length(), v.denominator.bit_length()) > 2 * MAX_BITS:
-        raise Refuse("number too long")
-    return ("n", v)
-
-
-def _finite(*nodes):
-    for n in nodes:
-        if n[0] not in SCALAR or n == INF or (n[0] == "*" and INF in n[1]):
-            raise Refuse("arithmetic on a non-number")
-
-
-def add(nodes) -> tuple:
-    nodes = list(nodes)
-    _finite(*nodes)
-    flat = [x for n in nodes for x in (n[1] if n[0] == "+" else (n,))]
-    total = Fraction(0)
-    for x in flat:
-        if x[0] == "n":
-            total = num(total + x[1])[1]                 # capped at every step, not only at the end
-    rest = [x for x in flat if x[0] != "n"] + ([num(total)] if total else [])
-    return ("+", tuple(sorted(rest, key=hash))) if len(rest) > 1 else rest[0] if rest else ZERO
-
-
-def mul(*nodes) -> tuple:
-    if len(nodes) == 2 and MINUS in nodes and INF in nodes:
-        return ("*", (INF, MINUS))
-    _finite(*nodes)
-    flat = [x for n in nodes for x in (n[1] if n[0] == "*" else (n,))]
-    value = Fraction(1)
-    for x in flat:
-        if x[0] == "n":
-            value = num(value * x[1])[1]
-    rest = [x for x in flat if x[0] != "n"]
-    if value == 0 or not rest:
-        return num(value)
-    if len(rest) == 1 and rest[0][0] == "+" and value == -1:          # so that -(a-b) and b-a have one form
-        return add(mul(MINUS, x) for x in rest[0][1])
-    rest += [num(value)] if value != 1 else []
-    return ("*", tuple(sorted(rest, key=hash))) if len(rest) > 1 else rest[0]
-
-
-def power(b: tuple, e: tuple) -> tuple:
-    _finite(b, e)
-    if e == ONE:
-        return b
-    if e[0] == "n":
-        k = e[1]
-        if b[0] == "n":
-            v = b[1]
-            if v == 0 and k <= 0:
-                raise Refuse("division by zero")
-            if v in (0, 1):
-                return b
-            if k.denominator == 1 and abs(k) * max(v.numerator.bit_length(), v.denominator.bit_length()) <= MAX_BITS:
-                return num(v ** int(k))
-            if k == Fraction(1, 2) and v > 0:
-                root = Fraction(math.isqrt(v.numerator), math.isqrt(v.denominator))
-                if root * root == v:
-                    return num(root)
-        if b[0] == "^" and k.denominator == 1 and b[2][0] == "n" and b[2][1].denominator == 1:
-            return power(b[1], num(b[2][1] * k))
-        if k == 0:
-            return ONE
-    return ("^", b, e)
-
-
-def func(name: str, *args) -> tuple:
-    _finite(*args)
-    v = [a[1] for a in args] if all(a[0] == "n" for a in args) else None
-    if v is None or name not in ("abs", "floor", "ceil", "fact", "gcd", "lcm", "mod", "max", "min", "binom"):
-        return ("f", name, *args)
-    if name in ("abs", "floor", "ceil", "max", "min"):
-        f = {"abs": abs, "floor": math.floor, "ceil": math.ceil, "max": max, "min": min}[name]
-        return num(f(*v) if name not in ("max", "min") or len(v) > 1 else v[0])
-    if any(x.denominator != 1 or abs(x) > 10 ** 30 for x in v) or (name == "mod" and v[1] == 0):
+def integers(function, *args) -> tuple:
+    if any(a[0] != "num" or a[1].denominator > 1 for a in args) or args[-1] == ZERO:
         raise Refuse("integers wanted")
-    v = [int(x) for x in v]
-    if name in ("fact", "binom"):
-        if min(v) < 0:
-            raise Refuse("negative factorial")
-        if max(v) > 2000:
-            return ("f", name, *args)
-        return num(math.factorial(*v) if name == "fact" else math.comb(*v))
-    return num({"gcd": math.gcd, "lcm": math.lcm, "mod": lambda a, b: a % b}[name](*v))
+    return ("num", Fraction(function(*(int(a[1]) for a in args))))
 
+def leaves(n: tuple) -> set:
+    return {n} if n[0] in ("num", "var", "unit", "const") else set().union(*(leaves(x) for x in n if isinstance(x, tuple)))
 
-# ---------------------------------------------------------------- tokens
+def has_letters(*nodes: tuple) -> bool:
+    return any(leaf[0] in ("var", "unit") for n in nodes for leaf in leaves(n))
 
-_UNITS = {}
-for _line in """m 1 m meter meters metre metres; m 1/100 cm centimeter centimeters centimetre centimetres; m 1/1000 mm millimeter
- millimeters millimetre millimetres; m 1000 km kilometer kilometers kilometre kilometres; ft 1 ft foot feet; ft 1/12 in inch inches; ft 3 yd yard yards;
- ft 5280 mi mile miles; g 1 g gram grams; g 1000 kg kilogram kilograms; g 1/1000 mg milligram milligrams; lb 1 lb lbs pound pounds;
- lb 1/16 oz ounce ounces; s 1 s sec secs second seconds; s 60 min mins minute minutes; s 3600 h hr hrs hour hours; s 1/1000 ms;
- day 1 day days; day 7 week weeks; month 1 month months; month 12 year years yr yrs; L 1 L l liter liters litre litres;
- L 1/1000 mL ml milliliter milliliters; USD 1 dollar dollars USD usd; USD 1/100 cent cents; EUR 1 euro euros EUR; RMB 1 yuan RMB CNY;
- N 1 N newton newtons; N 1000 kN; J 1 J joule joules; J 1000 kJ; W 1 W watt watts; W 1000 kW; V 1 V volt volts; A 1 A amp amps ampere amperes;
- ohm 1 ohm ohms; Pa 1 Pa pascal pascals; Pa 1000 kPa; Hz 1 Hz hertz; K 1 K kelvin; mol 1 mol mole moles; C 1 C; T 1 T; degC 1 degC; degF 1 degF;
- rad 1 rad radian radians; unit 1 unit units; atm 1 atm; eV 1 eV; mA 1 mA; people 1 people person persons; kWh 1 kWh; cal 1 cal;
- child 1 children child; men 1 men; gallon 1 gal gallon gallons; acre 1 acre acres; ha 1 ha hectare hectares""".split(";"):
-    _base, _factor, *_names = _line.split()
-    _UNITS |= {n: ("u", Fraction(_factor), _base) for n in _names}
-_SCALE = {"hundred": 100, "thousand": 1000, "million": 10 ** 6, "billion": 10 ** 9, "trillion": 10 ** 12, "dozen": 12}
-_FUNCS = set("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp gcd lcm max min abs floor ceil sqrt".split())
-_GREEK = set("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta Theta "
-             "Lambda Sigma Phi Psi Omega ell hbar".split())
-_COMMANDS = {"cdot": "*", "times": "*", "ast": "*", "div": "/", "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=",
-             "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=", "approx": "~", "simeq": "~", "in": "in",
-             "cup": "cup", "pm": "pm", "mp": "mp", "land": ",", "lor": ",", "vee": ",", "wedge": ",", "lbrace": "\\{", "rbrace": "\\}",
-             "langle": "(", "rangle": ")", "lvert": "|", "rvert": "|", "vert": "|", "colon": ":", "lbrack": "[", "rbrack": "]",
-             "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil", "rceil": "rceil", "frac": "frac", "sqrt": "sqrt",
-             "binom": "binom", "dbinom": "binom", "tbinom": "binom", "bmod": "mod", "mod": "mod", "prime": "'"}
-_CONSTS = {"pi": ("c", "pi"), "infty": INF, "infinity": INF, "inf": INF, "emptyset": ("set", ()), "varnothing": ("set", ())}
-_FRACTIONAL = re.compile(r"(?:hal(?:f|ves)|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us))$")     # "5 halves" is not 5 things
-_TOKEN = re.compile(r"""(?P<space>\s+)|(?P<text>[\x02\x03])
- |(?P<rep>\d*\.\d*\\(?:overline|bar|dot)\s*\{?\d+\}?|\d+\.\(\d+\))
- |(?P<group>\d+(?:,\d+)+(?:\.\d+)?)|(?P<num>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,12}(?!\d))?)
- |\\begin\s*\{(?P<begin>[a-z]+)\*?\}(?:\{[^{}]*\})?|(?P<end>\\end\s*\{[a-zA-Z]+\*?\})|(?P<accent>\\(?:overline|bar|hat|vec|tilde|widehat)\s*\{?\s*[A-Za-z]{1,2}\s*\}?)
- |(?P<reals>\\mathbb\s*\{?\s*R\s*\}?)|(?P<row>\\\\)|\\(?P<cmd>[A-Za-z]+)|(?P<brace>\\[{}])|(?P<pct>\\?%)|(?P<run>[A-Za-z]+)
- |(?P<op><=|>=|!=|==|\*\*|[-+*/^_(){}\[\]|,;:!=<>&°'$€£¥])""", re.X)
+# ---------------------------------------------------------------- tokens: (kind, value), kinds op, val, unit, fn
 
+UNITS = {name: ("unit", line.split()[0], Fraction(line.split()[1])) for line in """m 1 m meter; m 1/100 cm centimeter;
+ m 1/1000 mm millimeter; m 1000 km kilometer; ft 1 ft foot feet; ft 1/12 in inch inches; ft 3 yd yard; ft 5280 mi mile;
+ g 1 g gram; g 1000 kg kilogram; g 1/1000 mg milligram; lb 1 lb lbs pound; lb 1/16 oz ounce; s 1 s sec second; s 1/1000 ms;
+ s 60 min minute; s 3600 h hr hour; day 1 day; day 7 week; month 1 month; month 12 year yr; L 1 L l liter; mph 1 mph;
+ L 1/1000 mL ml milliliter; USD 1 dollar USD $; USD 1/100 cent; EUR 1 euro EUR €; GBP 1 GBP £; RMB 1 yuan RMB CNY ¥;
+ N 1 N newton; N 1000 kN; J 1 J joule; J 1000 kJ; W 1 W watt; W 1000 kW; V 1 V volt; A 1 A amp ampere; A 1/1000 mA; C 1 C;
+ K 1 K kelvin; ohm 1 ohm; Pa 1 Pa pascal; Pa 1000 kPa; Hz 1 Hz hertz; mol 1 mol mole; T 1 T; degC 1 degC; degF 1 degF;
+ rad 1 rad radian; unit 1 unit; atm 1 atm; eV 1 eV; kWh 1 kWh; cal 1 cal; ha 1 ha hectare; acre 1 acre; gallon 1 gal gallon;
+ people 1 people person; child 1 children child; men 1 men; fish 1 fish""".split(";") for name in line.split()[2:]}
+MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "abs": "fabs", "binom": "binomial"}
+CALLS = {"frac": over, "sqrt": lambda x, n=TWO: expression("^", x, over(ONE, n)), "exp": lambda x: expression("^", E, x),
+         "log": lambda x, base=TEN: expression("log", x, base), "rowvector": lambda *items: ("seq", "row", *items),
+         "gcd": partial(integers, math.gcd), "lcm": partial(integers, math.lcm)}
+CALLS |= {name: partial(expression, MPMATH.get(name, name)) for name in
+          "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln abs floor ceil binom max min".split()}
+NAMES = {name: ("fn", name) for name in CALLS}
+NAMES |= {name: ("val", ("var", name.removeprefix("var"))) for name in "alpha beta gamma delta epsilon zeta eta theta iota "
+          "kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar "
+          "varphi varepsilon".split()}
+NAMES |= {"pi": ("val", PI), "e": ("val", E), "i": ("val", I)} | dict.fromkeys(("infty", "infinity", "inf"), ("val", INF))
+NAMES |= dict.fromkeys(("emptyset", "varnothing"), ("val", ("set",)))
+NAMES |= {name: ("op", op) for name, op in (pair.split("→") for pair in r"""cdot→* times→* ast→* div→/ le→<= leq→<=
+ leqslant→<= ge→>= geq→>= geqslant→>= lt→< gt→> ne→!= neq→!= approx→~ simeq→~ in→in cup→cup land→, lor→, vee→, wedge→, and→,
+ or→, per→per bmod→mod mod→mod colon→: lbrace→\{ rbrace→\} langle→( rangle→) lbrack→[ rbrack→] **→^ ==→= \%→%""".split())}
+PARTS = re.compile(r"halves|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us)")     # "5 halves" is not 5 things
+AFTER_UNIT = re.compile(r"\s*(?:$|[\^/*),;.|\]}°~A-Za-z=]|\\(?:times|cdot|cup))")
+MATH_RULES = rules(
+    (r"^\s*\\approx", ""),
+    (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+    (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
+    (r"^\\\{\s*([A-Za-z])(?:\s*\\in\s*\(-\\infty,\\infty\))?\s*(?:\||:|\\mid)(.*)\\\}$", r"\2"),           # \{x | x>2\}
+    (r"(?:\||\\[lr]?vert)([^|]*?)(?:\||\\[lr]?vert)", r"abs(\1)"),
+    (r"\\l(floor|ceil)(?![A-Za-z])(.*?)\\r\1(?![A-Za-z])", r"\1(\2)"),
+    (r"\\begin\s*\{(\w*matrix|array|cases|aligned)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\s*\{\1\*?\}",
+     lambda m: matrix(m[1], m[2])),
+    (r",[\s~]*(?:and|or)\b", ","),
+    (r"\b(?:sq(?:uare|\.)?)[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+squared\b", r"\1\2^2"),
+    (r"\bcubic[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+cubed\b", r"\1\2^3"),
+    (r"(?<=[\d\s~])((?:[mck]?m)|ft|in|yd|mi)([23])(?!\d)", r"\1^\2"),          # 12 cm2
+    (r"(?<=\d)[\s~]*\\Omega", "~ohm~"),
+    (r"(?<=\d)[\s~]*per\s?cent\b", "%"),
+    *((rf"(?<=\d)[\s~]*{name}\b", rf"*{factor}") for name, factor in zip(
+        "hundred thousand million billion trillion dozen".split(), "100 1000 10^6 10^9 10^{12} 12".split())),
+    (r"(?<!\\)\blog(?=_)", r"\\log"),
+    (r"(\d)[eE]([-+]?\d{1,12})(?![\d.])", r"\1*10^{\2}"),
+    (r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\))",
+     lambda m: repeating(m[1], m[2], m[3] or m[4] or m[5])),
+    (r"(?<![\d.])(\d+)_\s*(?:\{(\d+)\}|(\d+))", lambda m: str(int(m[1], int(m[2] or m[3]) or 1))),                # 1011_2
+    (r"(?<![\w.^_}/])(\d+)[\s~]+(\d+)/(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
+    (r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}",          # 1\frac{1}{2}
+     lambda m: f"({m[1]}+{m[2]}/{m[3]})" if int(m[2]) < int(m[3]) else m[0]))
+TOKEN = re.compile(r"""(?P<gap>[\s~]+)|(?P<number>\d+\.?\d*|\.\d+)
+ |(?P<name>\\(?:overline|bar|hat|vec|tilde|widehat)\s*\{?\s*[A-Za-z]{1,2}\s*\}?          # \vec{v}
+   |(?!\\(?:log|sum|prod|int|lim))(?:\\[A-Za-z]+|[A-Za-z])_\s*(?:\{[^{}]*\}|\w)'*|[A-Za-z]'+    # x_1, \alpha_{max}, y'
+   |(?:m\s*)?\\angle[^=<>,]{1,20}(?==)|(?!(?:and|or|sin|cos|tan|log)\b)[A-Za-z]{3,}[A-Za-z ~]*(?==))          # Area =
+ |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+(?![A-Za-z_']))
+ |(?P<symbol>(?<=\s)!=|<=|>=|==|\*\*|\\[{}%]|[-+*/^_(){}\[\],;:!=<>%°$€£¥])""", re.X)
 
-def _letters(run, prev, spaced, in_text, follow):
-    """Tokens of one run of letters: function, constant, unit after a value, connective, or single-letter variables."""
-    after_value = prev and (prev[0] in ("val", "unit") or prev[1] in (")", "}", "'", "°", "per", "]"))
-    lower = run.lower()
-    if lower in ("and", "or"):
-        return [("op", ",")]
-    if lower in ("per", "over") and prev and prev[0] == "unit":
-        return [("op", "per")]
-    if lower == "percent" and after_value:
-        return [("op", "%")]
-    if lower in _SCALE and after_value:
-        return [("op", "*"), ("val", num(_SCALE[lower]))]
-    if lower == "mod":
-        return [("op", "mod")]
-    if run in _FUNCS and not (after_value and run in _UNITS and follow[:1] != "("):
-        return [("fn", run)]
-    known = _UNITS.get(run) or (_UNITS.get(lower) if len(run) > 2 else None)
-    if run in ("hr", "mg", "ha") and not in_text and not (prev and prev[0] == "val" and prev[1][0] == "n" or prev and prev[1] == "per"):
-        known = None                        # \pi hr^2 is a product
-    clear = spaced or in_text or prev and prev[0] == "unit" or prev and prev[1] == "per"
-    if known and after_value and re.match(r"\s*(?:$|[\^/*),;.\x02\x03|\]}°A-Za-z=]|\\(?:times|cdot|cup|text|\}))", follow) and (clear or len(run) > 1):
-        return [("unit", known)]
-    if run in _CONSTS or lower in ("infinity",):
-        return [("val", _CONSTS[lower])]
-    if run in _GREEK:
-        return [("val", ("s", run))]
-    if len(run) == 1:
-        return [("val", {"e": ("c", "e"), "i": ("c", "i")}.get(run, ("s", run)))]
-    for f in ("sin", "cos", "tan", "ln", "log"):
-        if run.startswith(f) and len(run) == len(f) + 1:
-            return [("fn", f), ("val", ("s", run[-1]))]
-    if run.endswith("pi") and len(run) == 3:
-        return _letters(run[0], prev, False, False, "") + [("val", ("c", "pi"))]
-    if len(run) > 3 or in_text:
-        if after_value and clear and (lower.endswith("s") or lower in ("fish", "sheep")) and not _FRACTIONAL.match(lower) and lower.isalpha():
-            return [("unit", ("u", Fraction(1), lower))]               # "5 apples": a count noun
+def repeating(whole: str, fixed: str, loop: str) -> str:
+    """0.1\\overline{6} is 0.1 + 6/90."""
+    return f"(0{whole}.{fixed}+{loop}/{'9' * len(loop)}{'0' * len(fixed)})"
+
+def matrix(environment: str, body: str) -> str:
+    """A matrix as a sequence of its rows, a column as a vector, cases as a list."""
+    rows = [row.replace("&", ",") for row in body.split(r"\\") if row.strip("~ ")]
+    if environment in ("cases", "aligned"):
+        return ",".join(row.replace(",", "") for row in rows)
+    if len(rows) == 1:
+        return rf"\rowvector({rows[0]})"
+    return "(" + ",".join(f"({row})" if "&" in body else row for row in rows) + ")"
+
+def word(run: str, gap: str, out: list, after: str) -> list:
+    """The tokens of a run of letters: a unit after a value, a known name, or a product of letters."""
+    after_value = bool(out) and (out[-1][0] in ("val", "unit") or out[-1][1] in (")", "}", "]", "°", "%", "per"))
+    long = run.lower().replace("metre", "meter").replace("litre", "liter")
+    unit = UNITS.get(run) or len(run) > 2 and (UNITS.get(long) or UNITS.get(long.removesuffix("s")))
+    if unit and after_value and AFTER_UNIT.match(after):
+        recent = out[-20:]
+        last = max((i for i, t in enumerate(recent) if t[1] in ("=", ",")), default=-1)
+        kinds = {t[1][0] for t in recent[last + 1:] if t[0] == "val"} & {"num", "var"}     # \pi r^2 h is no hour
+        if "~" in gap or out[-1][0] == "unit" or out[-1][1] == "per" or kinds == {"num"} and (gap or len(run) > 1):
+            return [("unit", unit)]
+    known = NAMES.get(run) or NAMES.get(run.lower())
+    if known and (len(run) > 2 or run in ("pi", "ln", "or")):                # lt and mu are letters unless they are commands
+        return [known]
+    if m := re.fullmatch(r"(sin|cos|tan|ln|log)([a-z])", run):
+        return [NAMES[m[1]], ("val", ("var", m[2]))]
+    if len(run) > 3:
+        if after_value and gap and run.endswith("s") and not PARTS.fullmatch(run):
+            return [("unit", ("unit", run.lower(), Fraction(1)))]              # "5 apples": a count noun
         raise Refuse("a word")
-    return [t for c in run for t in _letters(c, prev, False, False, "x")]
+    return [NAMES[c] if c in "ei" else ("val", ("var", c)) for c in run]
 
-
-def _repeating(text: str) -> tuple:
-    whole, rest = text.split(".", 1)
-    fixed = re.match(r"\d*", rest).group()
-    loop = re.sub(r"\D", "", rest[len(fixed):])
-    return num(Fraction(int(whole + fixed or 0), 10 ** len(fixed)) + Fraction(int(loop), 10 ** len(fixed) * (10 ** len(loop) - 1)))
-
-
-def _tokens(s: str, thousands: bool) -> list:
-    """[(kind, value, spaced)], kinds: op, val, fn, unit, begin."""
-    out, pos, depth, in_text, spaced = [], 0, 0, False, False
-    s = re.sub(r"(?<![A-Za-z])sq(?:uare|\.)?\s+([A-Za-z]+)", r"\1^2", re.sub(r"cubic\s+([A-Za-z]+)", r"\1^3", s))
-    s = re.sub(r"\bmph\b", "mi/h", s)
-    s = re.sub(r"([A-Za-z]+)\s+squared\b", r"\1^2", re.sub(r"([A-Za-z]+)\s+cubed\b", r"\1^3", s))
+def tokenize(s: str) -> list:
+    out, pos, gap = [], 0, ""
     while pos < len(s):
-        m = _TOKEN.match(s, pos)
-        if not m:
-            raise Refuse("unknown character")
-        pos, kind, text = m.end(), m.lastgroup, m.group()
-        prev = out[-1] if out else None
-        if kind == "space" or kind == "text":
-            in_text = in_text if kind == "space" else text == _TEXT
-            spaced = spaced or kind == "space"
-            continue
-        new = None
-        if kind == "num":
-            mantissa, _, exp = text.lower().partition("e")
-            v = num(mantissa.rstrip("."))
-            new = [("val", mul(v, power(num(10), num(int(exp)))) if exp else v)]
-        elif kind == "group":
-            if thousands and not depth and re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", text):
-                new = [("val", num(text.replace(",", "")))]
-            else:
-                new = [t for i, part in enumerate(text.split(",")) for t in ([("op", ",")] if i else []) + [("val", num(part))]]
-        elif kind == "rep":
-            new = [("val", _repeating(text))]
-        elif kind == "run":
-            value = None if len(text) == 1 and not in_text and out[-2:-1] and out[-2][1] == "^" else prev          # r^2 h is no hour
-            new = _letters(text, value, spaced, in_text, s[pos:pos + 8])
-        elif kind == "cmd":
-            if text[1:] in _FUNCS - {"sqrt"}:
-                new = [("fn", text[1:])]
-            elif text[1:] in _CONSTS:
-                new = [("val", _CONSTS[text[1:]])]
-            elif text[1:] == "Omega" and prev and prev[0] == "val" and prev[1][0] == "n":
-                new = [("unit", _UNITS["ohm"])]
-            elif text[1:].removeprefix("var") in _GREEK:
-                new = [("val", ("s", text[1:].removeprefix("var")))]
-            elif _COMMANDS.get(text[1:]):
-                new = [("op", _COMMANDS[text[1:]])]
-            elif text[1:] in ("mathrm", "mathbf", "text", "boxed", "mathit", "textbf", "boldsymbol") and s[pos:pos + 1] == "{":
-                continue
-            else:
-                raise Refuse("unknown command")
-        elif kind == "accent":
-            mark, name = re.match(r"\\(\w+?)\s*\{?\s*([A-Za-z]+)\s*\}?$", text).groups()
-            new = [("val", ("s", mark + " " + name))]
-        elif kind == "reals":
-            new = [("val", ("seq", "(", ")", (mul(MINUS, INF), INF)))]
-        elif kind == "begin":
-            new = [("begin", m["begin"])]
-        else:
-            text = "per" if text == "/" and prev and prev[0] == "unit" else text            # km/h
-            new = [("op", {"\\%": "%", "**": "^", "==": "=", "\\\\": "row"}.get(text, "end" if kind == "end" else text))]
-        if new[0][0] == "op" and new[0][1] in ("(", "[", "\\{", ")", "]", "\\}"):
-            depth += 1 if new[0][1] in ("(", "[", "\\{") else -1
-        out += [(k, v, spaced and i == 0) for i, (k, v) in enumerate(new)]
-        spaced = False
-    return out
-
+        m = TOKEN.match(s, pos)
+        if not m or m["command"] and m["command"] not in NAMES:
+            raise Refuse("unknown")
+        pos, kind, text = m.end(), m.lastgroup, m[0]
+        if kind == "number":
+            out.append(("val", ("num", Fraction(text))))
+        elif kind == "name":
+            out.append(("val", ("var", re.sub(r"[\s{}~]", "", text))))
+        elif kind == "word":
+            out += word(text, gap, out, s[pos:pos + 8])
+        elif kind != "gap":
+            per = text == "/" and out and out[-1][0] == "unit"                 # km/h
+            out.append(("op", "per") if per else NAMES.get(m["command"] or text) or ("op", text))
+        gap = text + " " if kind == "gap" else ""
+    return out + [("op", "end")]
 
 # ---------------------------------------------------------------- parser
 
+LEVELS = "= ~ < > <= >= != in", "cup", ": mod", "+ -", "* / per"         # of precedence, loosest first
+INFIX = {o: level for level, ops in enumerate(LEVELS) for o in ops.split()}
+PRODUCT, CLOSERS = INFIX["*"], {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",)}
+
 class Parser:
-    r"""answer := relation {, relation};  relation := union [= < ...] union;  union := ratio \cup ratio;  then + - * / ^ as usual."""
+    """Precedence climbing over tokens, to one tree per item of the answer."""
 
     def __init__(self, tokens):
-        self.t, self.i, self.depth, self.bars = tokens, 0, 0, 0
-
-    def peek(self, ahead=0):
-        return self.t[self.i + ahead] if self.i + ahead < len(self.t) else ("stop", None, False)
+        self.tokens, self.i, self.depth = tokens, 0, 0
 
     def op(self, *values):
-        """Consumes the next token if it is one of these operators."""
-        kind, value, _ = self.peek()
-        if kind == "op" and value in values:
-            self.i += 1
-            return value
-        return None
+        """The next token if it is one of these operators, which is then consumed."""
+        kind, value = self.tokens[self.i]
+        self.i += kind == "op" and value in values
+        return value if kind == "op" and value in values else None
 
-    def want(self, *values):
-        return self.op(*values) or self.fail()
-
-    def fail(self):
+    def items(self, *closers):
+        """Relations up to a closing token, and that token."""
+        out = [self.level(0)]
+        while self.op(",", ";"):
+            out.append(self.level(0))
+        if closer := self.op(*closers):
+            return out, closer
         raise Refuse("syntax")
 
-    def items(self):
-        out = [self.relation()]
-        while self.op(",", ";"):
-            while self.op(","):             # "1, 2, and 3"
-                pass
-            out.append(self.relation())
-        return out
+    def infix(self, level):
+        """The next operator of a level. Two values side by side are a product, but 5 5 is neither 25 nor 55."""
+        kind, value = self.tokens[self.i]
+        if kind == "op" and INFIX.get(value) == level:
+            self.i += 1
+            return value
+        starts = kind != "op" or value in ("(", "[", "{")
+        return "*" if level == PRODUCT and starts and (value[0] != "num" or self.tokens[self.i - 1][1] == "!") else None
 
-    def relation(self):
-        self.op("~")                        # "\approx 3.1"
-        sides, ops, approx = [self.union()], [], False
-        while o := self.op("=", "~", "<", ">", "<=", ">=", "!=", "in"):
-            approx = approx or o == "~"
-            ops.append("=" if o == "~" else o)
-            sides.append(self.union())
-        if not ops:
-            return sides[0]
-        if ops == ["in"]:
-            return sides[1]
-        if all(o == "=" for o in ops):
-            return self.equation(sides, approx)
-        if all(o in (">", ">=") for o in ops):
-            sides, ops = sides[::-1], [o.replace(">", "<") for o in ops[::-1]]
-        if all(o in ("<", "<=") for o in ops) or ops == ["!="]:
-            return ("rel", *[x for pair in zip(ops, sides) for x in pair], sides[-1])
-        raise Refuse("mixed relation")
+    def level(self, level):
+        if level > PRODUCT:
+            return self.factor()
+        parts, ops = [self.level(level + 1)], []
+        while o := self.infix(level):
+            ops.append(o)
+            parts.append(self.level(level + 1))
+        return (relation, union, ratio, arithmetic, arithmetic)[level](parts, ops) if ops else parts[0]
 
-    def equation(self, sides, approx):
-        """name = value stays a relation; a = b without a name must hold, and then its end is the answer, as in 2+3=5."""
-        names, values = [s for s in sides if _name(s)], [s for s in sides if not _name(s)]
-        if len(values) > 1 and (names or len(sides) > 2 or approx or not _has_letters(tuple(sides)) or scalar_identity(values)):
-            if not approx and not scalar_identity(values):
-                raise Refuse("does not hold")
-            values = [values[0] if approx else values[-1]]          # sqrt2 = 1.41 is no identity: the exact side counts
-            if not names:
-                return values[0]
-        return ("rel", "=", names[0], values[0]) if names and values else ("rel", "=", *sides)
-
-    def union(self):
-        parts = [self.ratio()]
-        while self.op("cup") or (parts[0][0] == "seq" and self.peek()[:2] == ("val", ("s", "U")) and self.skip()):
-            parts.append(self.ratio())
-        return parts[0] if len(parts) == 1 else ("union", tuple(parts))
-
-    def skip(self):
-        self.i += 1
-        return True
-
-    def ratio(self):
-        parts = [self.sum()]
-        while self.op(":"):
-            parts.append(self.sum())
-        if len(parts) > 1:
-            _finite(*parts)
-        return parts[0] if len(parts) == 1 else ("ratio", tuple(parts))
-
-    def sum(self):
-        total = [self.term()]
-        while o := self.op("+", "-", "pm", "mp"):
-            sign = {"+": ONE, "-": MINUS, "pm": PM, "mp": mul(MINUS, PM)}[o]
-            total.append(mul(sign, self.term()))
-        return total[0] if len(total) == 1 else add(total)
-
-    def term(self):
-        factors = [self.unary()]
-        while True:
-            kind, value, spaced = self.peek()
-            if o := self.op("*", "/", "mod", "per"):
-                right = self.unary()
-                if o == "mod":
-                    factors = [func("mod", mul(*factors), right)]
-                else:
-                    factors.append(right if o == "*" else power(right, MINUS))
-            elif not self.starts_factor():
-                return mul(*factors) if len(factors) > 1 else factors[0]
-            else:
-                before, last = self.t[self.i - 1], factors[-1]
-                whole = before[0] == "val" and before[1][0] == last[0] == "n" and last[1].denominator == 1       # the 1 of 1\frac12 or 1 1/2
-                if kind == "val" and value[0] == "n":
-                    if before[:2] == ("op", "!"):                         # 3!2!
-                        factors.append(self.unary(sign=False))
-                        continue
-                    if not (whole and spaced and self.peek(1)[:2] == ("op", "/") and self.peek(2)[0] == "val"):
-                        raise Refuse("two numbers side by side")          # 5 5 is not 25
-                    self.i += 1
-                    right = mul(value, power((self.op("/"), self.single())[1], MINUS))
-                else:
-                    right = self.unary(sign=False)
-                if whole and (value == "frac" or kind == "val" and value[0] == "n") and right[0] == "n" and 0 < right[1] < 1:
-                    factors[-1] = num(last[1] + right[1] * (-1 if last[1] < 0 else 1))
-                elif right[0] == "n" and (value == "{" or kind == "val" and value[0] == "n"):
-                    raise Refuse("two numbers side by side")
-                else:
-                    factors.append(right)
-
-    def starts_factor(self):
-        kind, value, _ = self.peek()
-        return kind in ("val", "fn", "unit") or kind == "op" and (value in ("(", "[", "{", "frac", "sqrt", "binom", "lfloor", "lceil")
-                                                                 or value == "|" and not self.bars)
-
-    def unary(self, sign=True):
-        self.enter()
-        o = self.op("-", "+", "pm", "mp") if sign else None
-        if o:
-            inner = self.unary()
-            out = inner if o == "+" else mul({"-": MINUS, "pm": PM, "mp": mul(MINUS, PM)}[o], inner)
-        else:
-            out = self.power()
-        self.depth -= 1
-        return out
-
-    def enter(self):
+    def factor(self):
+        """A signed power. Every recursion of the parser passes here."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Refuse("too deep")
-
-    def power(self):
-        base = self.postfix()
-        if self.op("^"):
-            base = power(base, self.exponent())
-            base = self.postfix(base)
-        return base
-
-    def exponent(self):
-        self.enter()
-        if self.peek()[:2] in (("op", "-"), ("op", "+")):
-            return self.unary()
-        out = self.postfix()
-        if self.op("^"):                    # plain 2^3^2 groups to the right
-            out = power(out, self.exponent())
+        if sign := self.op("-", "+"):
+            out = minus(self.factor()) if sign == "-" else self.factor()
+        else:
+            out = self.atom()
+            if self.op("!"):
+                out = expression("factorial", out)
+            if sign := self.op("%", "°"):
+                out = expression("*", out, PERCENT if sign == "%" else DEGREE)
+            if self.op("^"):
+                out = expression("^", out, self.factor())     # 2^3^2 groups to the right
         self.depth -= 1
         return out
-
-    def postfix(self, out=None):
-        out = out or self.atom()
-        while o := self.op("!", "%", "°", "_", "'"):
-            if o == "!":
-                if self.peek()[:2] == ("op", "!"):
-                    raise Refuse("double factorial")
-                out = func("fact", out)
-            elif o == "_":
-                out = self.subscript(out)
-            elif o == "'":
-                out = ("s", out[1] + "'") if out[0] == "s" else self.fail()
-            else:
-                out = mul(out, num(Fraction(1, 100)) if o == "%" else ("c", "deg"))
-        return out
-
-    def subscript(self, base):
-        start = self.i
-        sub = self.group() if self.peek()[:2] == ("op", "{") else self.single()
-        if base[0] == "s":
-            return ("s", base[1] + "_" + repr([t[1] for t in self.t[start:self.i] if t[1] not in ("{", "}")]))
-        if base[0] == "n" and sub[0] == "n" and sub[1] in range(2, 37) and base[1].denominator == 1:
-            digits = str(base[1].numerator) if base[1] < 10 ** 40 else ""
-            if digits.isdigit() and all(int(d) < sub[1] for d in digits):
-                return num(int(digits, int(sub[1])))                # 1011_2
-        raise Refuse("subscript")
-
-    def single(self):
-        """An argument without braces: TeX takes one token, and one digit."""
-        kind, value, _ = self.peek()
-        if kind != "val":
-            return self.atom() if value == "sqrt" or value == "(" else self.fail()
-        self.i += 1
-        return value
-
-    def group(self):
-        self.want("{")
-        out = self.listed(self.items())
-        self.want("}")
-        return out
-
-    def listed(self, items):
-        return items[0] if len(items) == 1 else ("set", tuple(items))
-
-    def argument(self):
-        return self.group() if self.peek()[:2] == ("op", "{") else self.single()
 
     def atom(self):
-        self.enter()
-        kind, value, _ = self.peek()
-        self.i += 1
-        if kind in ("val", "unit"):
-            out = value
-            if value in (("s", "f"), ("s", "g"), ("s", "h")) and self.peek()[:2] == ("op", "("):
-                self.i += 1
-                args = self.items()
-                _finite(*args)
-                self.want(")")
-                out = ("f", "call " + value[1], *args)
-        elif kind == "fn":
-            out = self.function(value)
-        elif kind == "begin":
-            out = self.matrix(value)
-        elif kind == "op":
-            out = self.bracket(value)
-        else:
+        kind, value = self.tokens[self.i]
+        self.i += value != "end"
+        if kind == "fn":
+            return self.function(value)
+        if value in CLOSERS:
+            return self.bracket(value)
+        if value in UNITS:                                    # a currency sign
+            return expression("*", self.factor(), UNITS[value])
+        if kind == "op":
             raise Refuse("syntax")
-        self.depth -= 1
-        return out
+        if value[0] == "var" and value[1].rstrip("'") in ("f", "g", "h") and self.op("("):
+            return ("var", f"{value[1]}{self.items(')')}")    # an unknown function at an argument is one more unknown
+        return value
 
-    def bracket(self, o):
-        if o in ("(", "["):
-            items = self.items()
-            close = self.want(")", "]")
-            if len(items) == 1 and (o, close) in (("(", ")"), ("[", "]")):
-                return items[0]
-            return ("seq", o, close, tuple(items))
-        if o == "\\{":
-            items = [] if self.peek()[:2] == ("op", "\\}") else self.items()
-            self.want("\\}")
-            return ("set", tuple(items))
-        if o == "{":
-            self.i -= 1
-            return self.group()
-        if o in ("$", "€", "£", "¥"):
-            amount = self.unary()
-            return mul(amount, ("u", Fraction(1), {"$": "USD", "€": "EUR", "£": "GBP", "¥": "RMB"}[o]))
-        if o in ("|", "lfloor", "lceil"):
-            self.bars += o == "|"
-            inner = self.sum()
-            self.want({"|": "|", "lfloor": "rfloor", "lceil": "rceil"}[o])
-            self.bars -= o == "|"
-            return func({"|": "abs", "lfloor": "floor", "lceil": "ceil"}[o], inner)
-        if o == "frac":
-            top, low = self.argument(), self.argument()
-            return mul(top, power(low, MINUS))
-        if o == "binom":
-            return func("binom", self.argument(), self.argument())
-        if o == "sqrt":
-            return self.root()
-        raise Refuse("syntax")
-
-    def root(self):
-        index = num(2)
-        if self.op("["):
-            index = self.sum()
-            self.want("]")
-        inner = self.group() if self.peek()[:2] == ("op", "{") else self.single()
-        if index == num(2):
-            return power(inner, num(Fraction(1, 2)))
-        return func("root", inner, index)
+    def bracket(self, opener):
+        if opener == "\\{" and self.op("\\}"):
+            return ("set",)
+        items, closer = self.items(*CLOSERS[opener])
+        if len(items) == 1 and (opener == "{" or opener + closer in ("()", "[]")):
+            return items[0]
+        if "{" in opener:
+            return ("set", *items)
+        if all(x[0] == "seq" for x in items):                 # a matrix, points: brackets matter only around two numbers
+            return ("seq", "()", *(("seq", "()", *x[2:]) for x in items))
+        return ("seq", opener + closer if len(items) == 2 else "()", *items)
 
     def function(self, name):
-        if name == "sqrt":
-            return self.root()
-        exponent = base = None
-        for _ in range(2):
-            if self.op("^"):
-                exponent = self.exponent()
-            elif self.op("_"):
-                base = self.argument()
+        exponent, index = None, []
+        while o := self.op("[") if name == "sqrt" else self.op("^", "_"):
+            if o == "^":
+                exponent = self.factor()
+            else:
+                index = self.items("]")[0] if o == "[" else [self.atom()]
         if exponent == MINUS and name in ("sin", "cos", "tan"):
             name, exponent = "arc" + name, None
-        if self.peek()[:2] in (("op", "("), ("op", "[")):
-            close = {"(": ")", "[": "]"}[self.peek()[1]]
-            self.i += 1
-            args = self.items()
-            self.want(close)
-        elif self.peek()[:2] == ("op", "{"):
-            args = [self.group()]
-        else:                               # \sin 2x: a product without signs, up to the next function
-            args = [self.unary() if self.peek()[:2] == ("op", "-") else self.power()]
-            while self.starts_factor() and self.peek()[0] != "fn" and self.peek()[:2] not in (("op", "("), ("op", "|")) \
-                    and not (self.peek()[0] == "val" and self.peek()[1][0] == "n"):
-                args[0] = mul(args[0], self.power())
-        if name == "log" and len(args) == 1:
-            args.append(base or num(10))
-        elif name == "lg" or name == "exp":
-            args = args + [num(10)] if name == "lg" else args
-            name = "log" if name == "lg" else name
-        if len(args) != {"log": 2, "gcd": len(args), "lcm": len(args), "max": len(args), "min": len(args)}.get(name, 1):
-            raise Refuse("arguments")
-        out = power(("c", "e"), args[0]) if name == "exp" else func(name, *args)
-        return power(out, exponent) if exponent else out
+        braced = {"sqrt": 1, "frac": 2, "binom": 2}.get(name)
+        args = [self.atom() for _ in range(braced)] if braced else self.arguments()
+        try:
+            out = CALLS[name](*args, *index)
+        except TypeError:
+            raise Refuse("number of arguments") from None
+        return expression("^", out, exponent) if exponent else out
 
-    def matrix(self, env):
-        if env not in ("pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "Bmatrix", "cases", "aligned"):
-            raise Refuse("environment")
-        rows = [[self.relation()]]
-        while not self.op("end"):
-            o = self.want("&", "row", ",")
-            if o == "row":
-                if self.peek()[:2] == ("op", "end"):
-                    continue
-                rows.append([self.relation()])
-            elif o == "&":
-                rows[-1].append(self.relation())
-        if env in ("cases", "aligned"):
-            return ("list", tuple(r[0] for r in rows)) if all(len(r) == 1 for r in rows) else self.fail()
-        return ("matrix", tuple(map(tuple, rows)))
+    def arguments(self):
+        r"""(a, b), or \sin 2x: a product without signs, up to the next function, bracket or number."""
+        if opener := self.op("(", "[", "{"):
+            return self.items(CLOSERS[opener][-1], ")")[0]
+        out = [self.factor()]
+        while self.tokens[self.i][0] in ("val", "unit") and self.tokens[self.i][1][0] != "num":
+            out.append(self.factor())
+        return [expression("*", *out)]
 
+def arithmetic(parts, ops):
+    """A sum of signed terms or a product of factors and divisors."""
+    turned = [minus(p) if o == "-" else over(ONE, p) if o in ("/", "per") else p for o, p in zip(ops, parts[1:])]
+    return expression("+" if ops[0] in "+-" else "*", parts[0], *turned)
 
-def _substitute(n, value):
-    """n with the plus-minus marker replaced."""
-    if n == PM:
-        return value
-    if n[0] in ("+", "*"):
-        parts = [_substitute(x, value) for x in n[1]]
-        return add(parts) if n[0] == "+" else mul(*parts)
-    if n[0] == "^":
-        return power(_substitute(n[1], value), _substitute(n[2], value))
-    if n[0] == "f":
-        return func(n[1], *(_substitute(x, value) for x in n[2:]))
-    if n[0] in SCALAR:
-        return n
-    return tuple(x if isinstance(x, str) else _substitute(x, value) if x and isinstance(x[0], str) else
-                 tuple(_substitute(y, value) for y in x) for x in n)
+def union(parts, ops):
+    return ("set", *parts)
 
+def ratio(parts, ops):
+    """2:4 is 1/2; of 2:4:6 the proportions are kept."""
+    if "mod" in ops:
+        return integers(lambda a, b: a % b, *parts)
+    quotients = [over(p, parts[-1]) for p in parts[:-1]]
+    return ("seq", ":", *quotients) if len(ops) > 1 else quotients[0]
 
-def _contains(n, leaf) -> bool:
-    return n == leaf or isinstance(n, tuple) and any(_contains(x, leaf) for x in n)
+def is_name(n) -> bool:
+    """Can n stand left of '=' as the name of the answer? x, x_1, f(x), AB, (x,y)."""
+    return n[0] == "var" or n in (E, I) or n[0] in ("*", "seq") and all(x[0] == "var" for x in n[1 + (n[0] == "seq"):])
 
+def relation(sides, ops):
+    """x=5 names a value, x>2 an interval."""
+    if set(ops) <= {"=", "~"}:
+        return equation(sides, "~" in ops)
+    if ops[0] in (">", ">="):
+        sides, ops = sides[::-1], [o.replace(">", "<") for o in ops[::-1]]
+    if ops in (["<"], ["<="]):
+        sides, ops = ([MINUS_INF, *sides], ["<", *ops]) if is_name(sides[0]) else ([*sides, INF], [*ops, "<"])
+    if len(ops) == 2 and set(ops) <= {"<", "<="} and is_name(sides[1]):
+        return ("named", sides[1], ("seq", "(["[ops[0] == "<="] + ")]"[ops[1] == "<="], sides[0], sides[2]))
+    if ops in (["in"], ["!="]) and is_name(sides[0]):
+        return ("named", sides[0], sides[1] if ops == ["in"] else ("seq", "!=", sides[1]))
+    raise Refuse("relation")
 
-_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[/-]\d{1,2}[/-]\d{4}|\d{4}/\d{1,2}/\d{1,2}")
-_TEXT_NAME = re.compile(r"((?:m\s*)?\\(?:angle|widehat)[^=<>,]{1,20}|[\s\x02]*[A-Za-z]{3,}[A-Za-z \x02\x03]*)=([^=<>]+)")    # \angle ABC = 50, Area = 5
-_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(?:([ap])m)?", re.I)
+def equation(sides, approx):
+    """name = value, or lhs - rhs; a = b without a letter must hold, and then its end is the answer, as in 2+3=5."""
+    names, values = [s for s in sides if is_name(s)], [s for s in sides if not is_name(s)]
+    if approx:
+        values = values[:1]                 # sqrt2 = 1.41 is no identity: the exact side counts
+    elif len(values) > 1:
+        if all(equal_values(values[0], v, Budget()) for v in values):
+            values = values[-1:]
+        elif names or len(sides) > 2 or not has_letters(*sides):
+            raise Refuse("does not hold")
+    if names:
+        return ("named", names[0], values[0] if values else names[-1])
+    return values[0] if len(values) == 1 else ("zero", expression("+", sides[0], minus(sides[1])))
 
+@lru_cache(maxsize=256)
+def parse(s: str, thousands: bool = True) -> tuple | None:
+    """Tree of a cleaned answer; None if it is not in the grammar and can only be compared as text."""
+    if re.fullmatch(r"~?(?:\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/]\d{1,2}[-/]\d{4})~?", s):         # a date
+        return None
+    if thousands and not re.search(r"[(\[]|\\\{", s):          # (1,234) is a pair
+        s = re.sub(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)", lambda m: m[0].replace(",", ""), s)
+    try:
+        s = rewrite(s, MATH_RULES)
+        items = []
+        for signs in ("+-", "-+") if re.search(r"\\[pm][pm](?![A-Za-z])", s) else ("+-",):
+            tokens = tokenize(re.sub(r"\\([pm])[pm](?![A-Za-z])", lambda m: signs[m[1] == "m"], s))
+            items += [x for x in Parser(tokens).items("end")[0] if x not in items]
+    except (Refuse, ValueError):                               # ValueError: 12_2 has no value
+        return None
+    names = {x[1] for x in items if x[0] == "named"}
+    if len(names) == len(items) > 1:                           # x=1, y=2 is the point (x,y) = (1,2)
+        return ("named", *(("seq", "()", *column) for column in zip(*sorted((x[1:] for x in items), key=repr))))
+    return items[0] if len(items) == 1 else ("list", *items)
+
+# ---------------------------------------------------------------- values at random points
+
+MP, MP_LOCK = mpmath.mp.clone(), threading.Lock()         # mpmath changes the precision of its context inside some functions
+MP.dps = 400
+TINY, SCALE = MP.mpf(10) ** -250, 333                     # sums are zero below TINY, refused if a term is beyond 2^+-SCALE
+LIMITS = dict.fromkeys("sin cos tan cot sec csc sinh cosh tanh".split(), 30) | {"factorial": 12, "binomial": 12}
+UNDEFINED = (Refuse, ArithmeticError, ValueError, TypeError, mpmath.libmp.NoConvergence)
 
 @lru_cache(maxsize=4096)
-def _parse(s: str, thousands: bool = True):
-    """Tree of a cleaned answer, or None if it is not in the grammar and has to be compared as text."""
-    plain = s.replace(_TEXT, "").replace(_END, "")
-    words = re.findall(r"[A-Za-z]+", plain)
-    if len(s) > MAX_CHARS or _DATE.fullmatch(plain):
-        return None
-    if re.fullmatch(r"[A-Za-z][A-Za-z \-'.]+", plain) and not any(w.lower() in ("and", "or", "pi", "inf", "infinity") or w in _FUNCS for w in words):
-        # letters only: a word, unless it is a short product of letters that are usual variables together
-        if not (len(plain) <= 3 and any(set(plain) <= set(family) for family in ("abc", "xyzt", "mnpqk", "uvw", "rst"))):
-            if not re.fullmatch(r"[a-zA-Z]-[a-zA-Z]", plain):
-                return None
-    named = _TEXT_NAME.fullmatch(s)
-    if named and (value := _parse(named[2], thousands)):
-        return ("rel", "=", ("s", _as_text(named[1])), value) if value[0] not in ("rel", "list") else None
-    s = re.sub(r"^\](.*)\[$", r"(\1)", s)                    # ]0,1[ is the French open interval
-    try:
-        parser = Parser(_tokens(s, thousands))
-        items = parser.items()
-        if parser.i < len(parser.t):
-            return None
-        if any(_contains(x, PM) for x in items):
-            items = [_substitute(x, sign) for x in items for sign in ((ONE, MINUS) if _contains(x, PM) else (ONE,))]
-        return items[0] if len(items) == 1 else ("list", tuple(items))
-    except (Refuse, ArithmeticError, ValueError, RecursionError):
-        return None
-
-
-# ---------------------------------------------------------------- equality of expressions
-
-PRIMES = (926889744478186291877650722637140821, 312256317659358735440852067313319287)     # random, so no power is 1 by design
-
+def point(seed, name, k) -> Fraction:
+    """Value of a letter at the k-th point. Seeded by the two answers: repeatable, and nobody can aim at the points."""
+    return Fraction(random.Random(f"{seed} {name} {k}").randrange(10 ** 8, 10 ** 9), 10 ** 9) * (1, 3, -1, -3, 9, 40)[k]
 
 class Budget:
-    """What one comparison may spend, and its source of points. Seeded by the two texts: deterministic, and nobody can aim at the points."""
+    """What one comparison may spend, its seed, and whether everything was real since this was last asked."""
 
-    def __init__(self, seed: str):
-        self.left, self.seed, self.points = BUDGET, seed, {}
+    def __init__(self, seed=""):
+        self.left, self.seed, self.real = BUDGET, ascii(seed), True
 
     def spend(self, cost):
         self.left -= cost
         if self.left < 0:
             raise Refuse("budget")
 
-    def point(self, name, k) -> Fraction:
-        key = (name, k)
-        if key not in self.points:
-            rng = random.Random(f"{self.seed}|{name}|{k}".encode("utf-8", "surrogatepass"))
-            scale = (1, 3, 1, 3, 9, 1)[k % 6]
-            value = Fraction(rng.randrange(10 ** 9, 10 ** 10), 10 ** 10) * scale
-            self.points[key] = -value if k in (2, 3) or k == 4 and rng.random() < 0.5 else value
-        return self.points[key]
+def evaluate(n, k, budget):
+    """Value at the k-th point. Products of powers keep their relative precision at any size; sums and functions do not."""
+    op = n[0]
+    if op == "const":
+        return {"pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), "deg": MP.pi / 180}[n[1]]
+    if op in ("num", "var", "unit"):
+        v = n[1] if op == "num" else point(budget.seed, n[1], k) * (n[2] if op == "unit" else 1)
+        if bits(v) > SCALE:
+            raise Refuse("long number in an inexact expression")
+        return MP.mpf(v.numerator) / v.denominator
+    args = [evaluate(x, k, budget) for x in n[1:]]
+    budget.spend(200 if op in ("factorial", "binomial") else 2)
+    if op == "^" and (args[0] == 0 and MP.re(args[1]) <= 0 or args[0] and abs(MP.log(args[0]) * args[1]) > 10 ** 12):
+        raise Refuse("division by zero, or too large")
+    out = MP.fprod(args) if op == "*" else args[0] ** args[1] if op == "^" else scaled(op, args)
+    out = MP.chop(out, TINY) if isinstance(out, MP.mpc) else out                # no imaginary part left by rounding
+    budget.real = budget.real and not isinstance(out, MP.mpc)
+    return out
 
+def scaled(op, args):
+    """A sum or a function."""
+    limit = LIMITS.get(op, SCALE)
+    if any(x and (MP.mag(x) > limit or MP.mag(x) < -SCALE) for x in args):
+        raise Refuse("too large or too small")
+    near = MP.nint(MP.re(args[0]))
+    if op in ("floor", "ceil") and abs(args[0] - near) < TINY:
+        return near
+    out = MP.fsum(args) if op == "+" else getattr(MP, op, max if op == "max" else min)(*args)
+    return out if abs(out) > TINY else MP.zero
 
-def _mod(n, p, k, budget):
-    """Value of a rational expression modulo p, pi and units being letters; Refuse if it is not rational or has a zero denominator."""
-    budget.spend(1)
-    kind = n[0]
-    if kind == "n" or kind == "u":
-        if n[1].denominator % p == 0:
-            raise Refuse("zero")
-        v = n[1].numerator * pow(n[1].denominator, -1, p)
-        return v * _mod(("s", n[2]), p, k, budget) % p if kind == "u" else v % p
-    if kind == "s" or n == ("c", "pi"):
-        v = budget.point(n[1] if kind == "s" else "\\pi", k)
-        return v.numerator * pow(v.denominator, -1, p) * 3 ** 200 % p
-    if n == ("c", "deg"):
-        return _mod(("c", "pi"), p, k, budget) * pow(180, -1, p) % p
-    if kind == "+":
-        return sum(_mod(x, p, k, budget) for x in n[1]) % p
-    if kind == "*":
-        out = 1
-        for x in n[1]:
-            out = out * _mod(x, p, k, budget) % p
-        return out
-    if kind == "^" and n[2][0] == "n" and n[2][1].denominator == 1:
-        e = n[2][1].numerator
-        b = _mod(n[1], p, k, budget)
-        budget.spend(e.bit_length() // 10)
-        if b == 0 and e < 0:
-            raise Refuse("zero")
-        return pow(b, e, p)
-    raise Refuse("not rational")
-
-
-_LOCAL = threading.local()     # mpmath's global context is shared between threads; ours is per thread
-
-
-class Work:
-    """One numeric evaluation: precision, and the range of magnitudes that occurred (in decimal digits)."""
-
-    def __init__(self, digits, budget):
-        import mpmath       # only when a root or a sine is really there
-        if not hasattr(_LOCAL, "mp"):
-            _LOCAL.mp = mpmath.ctx_mp.MPContext()
-        self.mp, self.digits, self.budget, self.high, self.low, self.real = _LOCAL.mp, digits, budget, 0, 0, True
-        self.mp.dps = digits
-
-    def letter(self, name, k):
-        v = self.budget.point(name, k)
-        return self.mp.mpf(v.numerator) / v.denominator
-
-    def note(self, v):
-        self.budget.spend(1 + self.digits // 60)
-        if not self.mp.isfinite(v):
-            raise Refuse("not finite")
-        self.real = self.real and self.small(self.mp.im(v))
-        if v != 0:
-            mag = int(self.mp.mag(v) * 0.302)
-            if abs(mag) > MAX_DIGITS:
-                raise Refuse("too large or too small")
-            self.high, self.low = max(self.high, mag), min(self.low, mag)
-        return v
-
-    def small(self, v):
-        return v == 0 or self.mp.mag(v) * 0.302 < -0.6 * self.digits
-
-
-def _value(n, k, w):
-    """mpmath value of an expression. Raises Refuse rather than work on anything huge."""
-    mp, kind = w.mp, n[0]
-    if kind == "n":
-        return w.note(mp.mpf(n[1].numerator) / n[1].denominator)
-    if kind == "s":
-        return w.letter(n[1], k)
-    if kind == "u":
-        return w.note(w.letter(n[2], k) * n[1].numerator / n[1].denominator)
-    if kind == "c":
-        if n in (INF, PM):
-            raise Refuse("not a number")
-        return {"pi": lambda: +mp.pi, "e": lambda: +mp.e, "i": lambda: mp.mpc(0, 1), "deg": lambda: mp.pi / 180}[n[1]]()
-    if kind == "+":
-        return w.note(mp.fsum(_value(x, k, w) for x in n[1]))
-    if kind == "*":
-        out = mp.mpf(1)
-        for x in n[1]:
-            out = w.note(out * _value(x, k, w))
-        return out
-    if kind == "^":
-        return w.note(_power(_value(n[1], k, w), n[2], k, w))
-    if n[1].startswith("call"):
-        return w.letter(repr(n), k)
-    return w.note(_function(n[1], [_value(x, k, w) for x in n[2:]], w))
-
-
-def _power(b, exponent, k, w):
-    mp = w.mp
-    e = _value(exponent, k, w)
-    if w.small(b):
-        if mp.re(e) <= 0:
-            raise Refuse("division by something that is zero as far as we can see")
-        return mp.mpf(0) if b == 0 else b ** e
-    log = mp.log(b) * e
-    if abs(log) > 2.3 * MAX_DIGITS:
-        raise Refuse("too large")
-    if exponent[0] == "n" and exponent[1].denominator == 1:
-        return b ** int(exponent[1])
-    return mp.exp(log)
-
-
-def _function(name, a, w):
-    mp, x = w.mp, a[0]
-    if name in ("floor", "ceil"):
-        near = mp.nint(mp.re(x))
-        return near if w.small(x - near) else getattr(mp, name)(x)
-    if name == "root":
-        k = a[1]
-        if k == mp.nint(k) and int(k) % 2 and mp.im(x) == 0 and mp.re(x) < 0:
-            return -mp.exp(mp.log(-x) / k)          # the real cube root, as in school
-        return mp.exp(mp.log(x) / k) if not w.small(x) else mp.mpf(0)
-    if name in ("ln", "log"):
-        if w.small(x) or name == "log" and (w.small(a[1]) or w.small(a[1] - 1)):
-            raise Refuse("log of zero")
-        return mp.log(x) / (mp.log(a[1]) if name == "log" else 1)
-    if name in ("fact", "binom"):
-        w.budget.spend(300)             # the gamma function is slow, and far slower beyond a few hundred digits
-        if w.digits > 400 or max(abs(v) for v in a) > 300:
-            raise Refuse("too large")
-    if name in ("sinh", "cosh", "tanh") and abs(x) > 3000:
-        raise Refuse("too large")
-    if name in ("max", "min", "gcd", "lcm", "mod"):
-        if name not in ("max", "min") or any(mp.im(v) for v in a):
-            raise Refuse("integers wanted")
-        return max(a) if name == "max" else min(a)
-    table = {"abs": abs, "fact": mp.factorial, "binom": mp.binomial, "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan}
-    if name in ("tan", "sec") and w.small(mp.cos(x)) or name in ("cot", "csc") and w.small(mp.sin(x)):
-        raise Refuse("pole")
-    return (table.get(name) or getattr(mp, name))(*a)
-
-
-def _numeric_equal(a, b, budget) -> bool:
-    """Two precisions, several points. Only points where everything is real count, unless i occurs or no point is real."""
-    has_i = _contains(a, ("c", "i")) or _contains(b, ("c", "i"))
-    symbolic = _has_letters(a) or _has_letters(b)
-    real, complex_ = [], []
-    for k in range(6 if symbolic else 1):
+def equal_values(a, b, budget) -> bool:
+    """With letters only points where everything is real count, unless i occurs: sqrt(x)sqrt(y) is sqrt(xy)."""
+    if a == b or a[0] in STRUCTURES or b[0] in STRUCTURES or a[0] == b[0] == "num":
+        return a == b
+    letters, agreed = has_letters(a, b), False
+    for k in range(6 if letters else 1):
+        budget.spend(1)
+        budget.real = True
         try:
-            verdict, is_real = _agree(a, b, k, budget)
-        except ZeroDivisionError:
+            with MP_LOCK:
+                x, y = evaluate(a, k, budget), evaluate(b, k, budget)
+                close = abs(x - y) <= MP.mpf(10) ** -150 * max(abs(x), abs(y))
+        except UNDEFINED:                   # at this point
             continue
-        (real if is_real or has_i else complex_).append(verdict)
-        if verdict is False and (is_real or has_i):
-            return False
-    votes = real or complex_
-    return bool(votes) and all(votes)
-
-
-def _agree(a, b, k, budget):
-    digits = 60
-    for attempt in range(2):
-        w = Work(digits, budget)
-        x, y = _value(a, k, w), _value(b, k, w)
-        is_real = w.real
-        gap, size = abs(x - y), max(abs(x), abs(y), 1)
-        if gap > size * w.mp.mpf(10) ** int(-0.6 * digits + (w.high - w.low if attempt == 0 else 0)):
-            return False, is_real
-        digits = 200 + 2 * (w.high - w.low)
-        if digits > MAX_DIGITS:
-            raise Refuse("scale too wide")
-    return True, is_real
-
-
-def _has_letters(n) -> bool:
-    """Does a tree hold a variable, a unit or an unknown function?"""
-    return isinstance(n, tuple) and (n[:1] in (("s",), ("u",)) or n[:1] == ("f",) and n[1].startswith("call") or any(map(_has_letters, n)))
-
-
-def scalar_identity(nodes) -> bool:
-    try:
-        return all(n[0] in SCALAR and scalar_equal(nodes[0], n, Budget("")) for n in nodes)
-    except Refuse:
-        return False
-
-
-def scalar_equal(a, b, budget) -> bool:
-    if a == b:
-        return True
-    if a[0] == b[0] == "n" or _contains(a, INF) or _contains(b, INF):
-        return False
-    budget.spend(1)
-    try:
-        return all(_mod(a, p, k, budget) == _mod(b, p, k, budget) for k, p in enumerate(PRIMES))
-    except Refuse:
-        return _numeric_equal(a, b, budget)
-
+        if budget.real or not letters or I in leaves(a) | leaves(b):
+            agreed = close and MP.isfinite(x)
+            if not agreed:
+                return False
+    return agreed
 
 # ---------------------------------------------------------------- equality of answers
 
-def _drop_units(n):
-    """(n without its units, whether there were any): 5 cm^2 and a sum are looked at, functions are not."""
-    if n[0] == "u":
-        return ONE, True
-    if n[0] == "^" and n[1][0] == "u":
-        return ONE, True
-    if n[0] == "*":
-        parts = [_drop_units(x) for x in n[1]]
-        return mul(*(x for x, _ in parts)), any(u for _, u in parts)
-    return n, False
+def without_units(n) -> tuple:
+    """n without its units. 5 cm^2 and 60 km/h are looked into, sums and functions are not."""
+    if n[0] == "unit" or n[0] == "^" and n[1][0] == "unit":
+        return ONE
+    return expression("*", *map(without_units, n[1:])) if n[0] == "*" else n
 
+def primed(n) -> tuple:
+    """n with other letters: equal to n only if n is constant."""
+    return ("var", n[1] + "'") if n[0] == "var" else (n[0], *(primed(x) if isinstance(x, tuple) else x for x in n[1:]))
 
-def _name(n) -> bool:
-    """Can n stand left of '=' as the name of the answer? x, x_1, f(x), AB."""
-    return n[0] in ("s", "c") and n != INF or n[0] == "f" and (n[1].startswith("call")) or n[0] == "*" and all(x[0] == "s" for x in n[1])
+def same_equation(a, b, budget) -> bool:
+    """Equal names and values, or one line: the quotient of the differences is a constant."""
+    if a[0] == b[0] == "named" and same(a[1], b[1], budget) and same(a[2], b[2], budget):
+        return True
+    if any(n[0] == "named" and not has_letters(n[2]) for n in (a, b)):
+        return False                        # an unsolved 2x=10 is not x=5
+    quotient = over(*(n[1] if n[0] == "zero" else expression("+", n[1], minus(n[2])) for n in (a, b)))
+    return equal_values(quotient, primed(quotient), budget) and not equal_values(quotient, ZERO, budget)
 
-
-def _named(n):
-    """(name, value) of x=5 or 5=x, else None."""
-    if n[0] == "rel" and n[1] == "=":
-        if _name(n[2]):
-            return n[2], n[3]
-        if _name(n[3]):
-            return n[3], n[2]
-        if n[2][0] == "seq" and all(map(_name, n[2][3])):            # (x,y) = (1,2)
-            return n[2], n[3]
-    return None
-
-
-def _interval(n):
-    """The interval of a < x <= b, x > a and the like, or None."""
-    if n[0] != "rel" or n[1] not in ("<", "<="):
-        return None
-    ops, sides = [x for x in n[1:] if isinstance(x, str)], [x for x in n[1:] if not isinstance(x, str)]
-    left, right = {"<": "(", "<=": "["}, {"<": ")", "<=": "]"}
-    if len(sides) == 3 and sides[1][0] == "s":
-        return ("seq", left[ops[0]], right[ops[1]], (sides[0], sides[2]))
-    if len(sides) == 2 and sides[0][0] == "s":
-        return ("seq", "(", right[ops[0]], (mul(MINUS, INF), sides[1]))
-    if len(sides) == 2 and sides[1][0] == "s":
-        return ("seq", left[ops[0]], ")", (sides[0], INF))
-    return None
-
-
-def _match(xs, ys, budget) -> bool:
-    """Order-free matching: equal normal forms first, the few others pair by pair."""
-    counts = Counter(ys)
-    left = []
+def unordered(xs, ys, budget) -> bool:
+    ys = list(ys)
     for x in xs:
-        if counts[x]:
-            counts[x] -= 1
-        else:
-            left.append(x)
-    rest = list(counts.elements())
-    if len(left) != len(rest) or len(left) > 40:
-        return False
-    for x in left:
-        hit = next((i for i, y in enumerate(rest) if same(x, y, budget)), None)
+        hit = x if x in ys else next((y for y in ys if same(x, y, budget)), None)
         if hit is None:
             return False
-        rest.pop(hit)
-    return True
-
-
-def _distinct(xs, budget):
-    out = []
-    for x in dict.fromkeys(xs):
-        if len(out) > 40 or not any(same(x, y, budget) for y in out):
-            out.append(x)
-    return out
-
-
-def _ordered(xs, ys, budget) -> bool:
-    return len(xs) == len(ys) and all(same(x, y, budget) for x, y in zip(xs, ys))
-
-
-def _assignment(n):
-    """Values of x=1, y=2 in the order of their names, or None."""
-    pairs = [_named(x) for x in n[1]] if n[0] == "list" else []
-    if len(pairs) > 1 and all(pairs) and len({p[0] for p in pairs}) == len(pairs):
-        return [v for _, v in sorted(pairs, key=lambda p: str(p[0]))]
-    return None
-
-
-def _rows(n):
-    """A matrix as rows, also from [[1,2],[3,4]]; vectors as one column."""
-    if n[0] == "matrix":
-        return n[1]
-    if n[0] == "seq" and all(x[0] == "seq" and len(x[3]) > 1 for x in n[3]):
-        return tuple(x[3] for x in n[3])
-    return None
-
+        ys.remove(hit)
+    return not ys
 
 def same(a, b, budget) -> bool:
-    """Are two parsed answers equal? Symmetric: every rule that looks at one side is tried on the other too."""
+    """Are two parsed answers equal? Symmetric."""
     budget.spend(1)
-    if a == b:
-        return True
-    if a[0] in SCALAR and b[0] in SCALAR:
-        if scalar_equal(a, b, budget):
+    kinds = {a[0], b[0]}
+    if a == b or kinds <= {"named", "zero"}:
+        return a == b or same_equation(a, b, budget)
+    if "named" in kinds:
+        return same(*(n[2] if n[0] == "named" else n for n in (a, b)), budget)
+    if "set" in kinds:
+        xs, ys = (n[1:] if n[0] in ("set", "list") else (n,) for n in (a, b))
+        return all(any(same(x, y, budget) for y in ys) for x in xs) and all(any(same(x, y, budget) for x in xs) for y in ys)
+    if kinds == {"list"}:
+        return unordered(a[1:], b[1:], budget)
+    if kinds <= {"list", "seq"}:
+        a, b = (("seq", "()", *n[1:]) if n[0] == "list" else n for n in (a, b))
+        return a[:2] == b[:2] and len(a) == len(b) and all(same(x, y, budget) for x, y in zip(a[2:], b[2:]))
+    if kinds & STRUCTURES:
+        return False
+    x, y = without_units(a), without_units(b)
+    return (x == a) != (y == b) and equal_values(x, y, budget) or equal_values(a, b, budget)
+
+# ---------------------------------------------------------------- habits of answering that are no mathematics
+
+OPTION = r"\b[A-J]\s*[.):]|\([A-J]\)|\b(?:or|not|and)\b|(?:^|[,;/&|])\s*[A-J]\b"
+LABEL = re.compile(rf"[\s~]*\(?([A-J])\s*[.):][\s~]+(?!.*(?:{OPTION}))([^\s,;].*)", re.S)     # B) 12
+PRODUCT_WORD = re.compile(r"[abc]+|[xyzt]+|[mnpqk]+|[uvw]+|[rst]+|pi|inf|infinity|[a-z]-[a-z]")  # on is not no, but ab is ba
+
+def options(s: str) -> set:
+    """The letters of a multiple choice: B, (B), "A, C", "A and C", AC. "A or C" keeps its "or": a hedge is no selection."""
+    s = re.sub(r"[(\[]\s*([A-Ja-j])\s*[)\]]|\b([A-Ja-j])\)", r"\1\2", s.replace("~", " ")).strip("(){} ")
+    parts = s if len(s) > 1 and re.fullmatch(r"A?B?C?D?E?F?G?H?", s) else re.split(r"\s*(?:,|;|\\?&|\band\b|\b(or)\b)\s*", s)
+    return {p.upper() for p in parts if p} if all(re.fullmatch("[A-Ja-j]|or", p) for p in parts if p) else set()
+
+def clock(s: str) -> tuple | None:
+    """(hour, minutes and seconds, is the half of the day known) of a clock time."""
+    m = re.fullmatch(r"(1?\d|2[0-4])((?::[0-5]\d){0,2})(?:([ap])m)?", re.sub(r"[\s.~]|^0", "", s.lower()))
+    if not m or not (m[2] or m[3]):
+        return None
+    return int(m[1]) % 12 + 12 * (m[3] == "p") if m[3] else int(m[1]), m[2].replace(":00", ""), bool(m[3]) or int(m[1]) > 12
+
+def words(s: str) -> list:
+    """The words of "red, blue and green", sorted, or the one word; empty if it is something else."""
+    parts = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", s.replace("~", " ").strip("(){} ").lower())
+    return sorted(parts) if all(re.fullmatch(r"[a-z][a-z' .-]+", w) and not PRODUCT_WORD.fullmatch(w) for w in parts) else []
+
+def by_habit(a: str, b: str) -> bool | None:
+    """True or False where a habit decides, else None."""
+    options_a, options_b, clock_a, clock_b = options(a), options(b), clock(a), clock(b)
+    if options_a and options_b or "OR" in options_a | options_b:
+        return options_a == options_b
+    label_a, label_b = LABEL.fullmatch(a), LABEL.fullmatch(b)
+    if label_a and label_b:
+        return label_a[1] == label_b[1] and answers_equal(label_a[2], label_b[2])
+    if label_a or label_b:
+        m, other = (label_a, b) if label_a else (label_b, a)
+        if options(other) == {m[1]} or answers_equal(m[2], other):
             return True
-        (x, ux), (y, uy) = _drop_units(a), _drop_units(b)
-        return ux != uy and scalar_equal(x, y, budget)
-    if a[0] == b[0] == "rel":
-        return _same_relation(a, b, budget)
-    return _same_kinds(a, b, budget) or _same_kinds(b, a, budget)
+    if clock_a and clock_b:
+        return (clock_a[0] - clock_b[0]) % (24 if clock_a[2] and clock_b[2] else 12) == 0 and clock_a[1] == clock_b[1]
+    return words(a) == words(b) if words(a) and words(b) else None
 
+# ---------------------------------------------------------------- the verdict
 
-def _same_relation(a, b, budget):
-    ops_a, ops_b = ([x for x in n[1:] if isinstance(x, str)] for n in (a, b))
-    sides_a, sides_b = ([x for x in n[1:] if not isinstance(x, str)] for n in (a, b))
-    if ops_a != ops_b:
+def answers_equal(a: str, b: str) -> bool:
+    """Are two answers equal as mathematics, or failing that as text? Symmetric; empty equals nothing; never raises."""
+    a, b = clean(a), clean(b)
+    text_a, text_b = text_form(a), text_form(b)
+    if not text_a or not text_b or text_a == text_b:
+        return text_a == text_b != ""
+    if max(len(a), len(b)) > MAX_CHARS or plain_number(a) is not None and plain_number(b) is not None:
         return False
-    if _ordered(sides_a, sides_b, budget) or ops_a in (["="], ["!="]) and _ordered(sides_a, sides_b[::-1], budget):
-        return True
-    if ops_a == ["="]:
-        pairs = [_named(a), _named(b)]
-        if any(p and not _has_letters(p[1]) for p in pairs) or not all(s[0] in SCALAR for s in sides_a + sides_b):
-            return False                    # an unsolved 2x=10 is not x=5
-    elif ops_a not in (["<"], ["<="]) or not all(s[0] in SCALAR for s in sides_a + sides_b):
-        return False
-    # one line, one half-plane: the differences are proportional, with a positive factor for inequalities
-    try:
-        fa, fb = (add([s[0], mul(MINUS, s[1])]) for s in (sides_a, sides_b))
-        p = PRIMES[0]
-        va, vb = ([_mod(f, p, k, budget) for k in range(3)] for f in (fa, fb))
-        if not all(va) or not all(vb) or any(va[0] * vb[k] % p != va[k] * vb[0] % p for k in (1, 2)):
-            return False
-        w = Work(60, budget)
-        return ops_a == ["="] or _value(fa, 0, w) * _value(fb, 0, w) > 0
+    if (verdict := by_habit(a, b)) is not None:
+        return verdict
+    one_is_list = "," in a and "," in b and (parse(a, False) == parse(a)) != (parse(b, False) == parse(b))
+    budget = Budget(sorted((a, b)))
+    try:                                    # 100,200 is a list if the other side can be nothing else
+        trees = [(parse(a, thousands), parse(b, thousands)) for thousands in (True, False)[:1 + one_is_list]]
+        return any(x is not None and y is not None and same(x, y, budget) for x, y in trees)
     except Refuse:
         return False
 
-
-def _same_kinds(a, b, budget):
-    if _named(a) and b[0] != "rel" and (b[0] != "list" or _named(a)[0][0] == "seq" and _assignment(b)):
-        return same(_named(a)[1], b, budget)
-    if a[0] == "list" and b[0] in ("list", "seq"):
-        x, y = _assignment(a), _assignment(b)
-        if (x or y) and b[0] == "seq" or (x is None) != (y is None):
-            return _ordered(x or a[1], y or (b[3] if b[0] == "seq" else b[1]), budget)
-        return _match(a[1], b[1], budget) if b[0] == "list" else (b[1:3] == ("(", ")") or len(b[3]) > 2) and _ordered(a[1], b[3], budget)
-    if a[0] == "set":
-        other = b[1] if b[0] in ("set", "list") else (b,)
-        return _match(_distinct(a[1], budget), _distinct(other, budget), budget)
-    if a[0] == "seq" and b[0] == "seq":
-        brackets = len(a[3]) != 2 or a[1:3] == b[1:3]
-        if brackets and _ordered(a[3], b[3], budget):
-            return True
-    if _rows(a) and (_rows(b) or b[0] == "seq"):
-        rows = _rows(b) or (tuple((x,) for x in b[3]) if len(_rows(a)) > 1 else (b[3],))
-        return len(rows) == len(_rows(a)) and all(_ordered(x, y, budget) for x, y in zip(_rows(a), rows))
-    if a[0] == "union" and b[0] == "union":
-        return _match(a[1], b[1], budget)
-    if a[0] == "union" and b[0] == "list":          # x<1 or x>2
-        return _match(a[1], [(_interval(x) if x[0] == "rel" else x) or x for x in b[1]], budget)
-    if a[0] == "rel" and _interval(a) and b[0] == "seq":
-        return same(_interval(a), b, budget)
-    if a[0] == "ratio":
-        if b[0] == "ratio" and len(a[1]) == len(b[1]):
-            return all(scalar_equal(mul(x, b[1][0]), mul(y, a[1][0]), budget) for x, y in zip(a[1], b[1])) and ZERO not in a[1] + b[1]
-        return b[0] in SCALAR and len(a[1]) == 2 and a[1][1] != ZERO and scalar_equal(mul(a[1][0], power(a[1][1], MINUS)), b, budget)
-    return False
-
-
-def _clock(s):
-    """(minutes past midnight with seconds, am/pm known) of a clock time, or None."""
-    m = _CLOCK.fullmatch(s)
-    if not m or not (m[2] or m[4]) or int(m[1]) > 24 or int(m[2] or 0) > 59 or (m[4] and not 0 < int(m[1]) <= 12):
-        return None
-    hour = int(m[1]) if not m[4] else int(m[1]) % 12 + 12 * (m[4].lower() == "p")
-    return hour, int(m[2] or 0), int(m[3] or 0), bool(m[4])
-
-
-def _option_letters(s):
-    """The set of letters of a multiple-choice answer (B, (B), "A, C", "A and C", "AC"), or None."""
-    s = re.sub(r"[(\[]\s*([A-Ja-j])\s*[)\]]", r"\1", re.sub(r"[\x02\x03\s]+", " ", s).strip())
-    s = re.sub(r"^([A-Ja-j])\)$", r"\1", s)
-    letters = re.split(r"\s*(?:,|;|\\?&|\band\b)\s*", s)
-    if all(re.fullmatch("[A-Ja-j]", x) for x in letters):
-        return frozenset(x.upper() for x in letters)
-    if re.fullmatch(r"A?B?C?D?E?F?G?H?", s) and len(s) > 1:
-        return frozenset(s)
-    return None
-
-
-def _word_list(s):
-    """The words of "red, blue and green" in alphabetical order (solutions have no order), or None."""
-    parts = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", re.sub(r"[\x02\x03]", " ", s).strip().lower())
-    return sorted(parts) if len(parts) > 1 and all(re.fullmatch(r"[a-z][a-z' -]+", w) for w in parts) else None
-
-
-_EQUATION = re.compile(r"[A-Za-z]\s*=([^=]*\w[^=]*)")
-_HEDGE = re.compile(r"[\s(\x02]*[A-J][\s)\x03]*(?:,[\s(\x02]*[A-J][\s)\x03]*)*,?[\s\x02]*or[\s(\x02\x03]*[A-J][\s)\x03]*")       # "A or B" is not a selection
-
-
-def _label(s):
-    """('B', '12') of "B) 12", "(B) 12", "B. 12 cm"; None if there is no label or the rest names another option."""
-    m = re.fullmatch(r"[\s\x02]*(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])(?:[\s\x03]+(\S.*)|[\s\x03]*)", s, re.S)
-    rest = (m[3] or "").strip() if m else ""
-    if not m or re.search(r"\b[A-J]\s*[.):]|\([A-J]\)|\bor\b|\bnot\b|\band\b|(?:^|[,;/&|])\s*[A-J]\b", rest):
-        return None
-    return m[1] or m[2], rest
-
-
-def _equal_clean(a: str, b: str) -> bool:
-    """Two cleaned, unequal texts."""
-    la, lb = _option_letters(a), _option_letters(b)
-    if la and lb and la == lb and (len(la) > 1 or len(a) + len(b) < 20):
-        return True
-    if bool(_HEDGE.fullmatch(a)) != bool(_HEDGE.fullmatch(b)):
-        return False
-    pa, pb = _label(a), _label(b)
-    if pa and pb:
-        return pa[0] == pb[0] and (not pa[1] or not pb[1] or answers_equal(pa[1], pb[1]))
-    if pa or pb:
-        (letter, rest), other, letters = (pa, b, lb) if pa else (pb, a, la)
-        if letters == {letter} or rest and answers_equal(rest, other):
-            return True
-    ca, cb = _clock(re.sub(r"[\s.\x02\x03]", "", a)), _clock(re.sub(r"[\s.\x02\x03]", "", b))
-    if ca and cb:
-        known = ca[3] and cb[3] or any(c[0] > 12 and not c[3] for c in (ca, cb))
-        return ca[:3] == cb[:3] if known else (ca[0] - cb[0]) % 12 == 0 and ca[1:3] == cb[1:3]
-    ea, eb = _EQUATION.fullmatch(a), _EQUATION.fullmatch(b)
-    if bool(ea) != bool(eb) and normalize_answer((ea or eb)[1]) == normalize_answer(b if ea else a):
-        return True                 # F = ma against ma, which alone is a word
-    ra, rb = _word_list(a), _word_list(b)
-    if ra and ra == rb:
-        return True
-    budget = Budget("\0".join(sorted((a, b))))
-    ta, tb = _parse(a), _parse(b)
-    try:
-        if ta and tb and same(ta, tb, budget):
-            return True
-        # 100,200 read as a list, if the other side cannot be anything else
-        if "," not in a + b:
-            return False
-        ka, kb = _parse(a, False), _parse(b, False)
-        return bool(ka and kb and (ka == ta) != (kb == tb) and same(ka, kb, budget))
-    except (Refuse, ArithmeticError, ValueError, RecursionError):
-        return False
-
-
-def answers_equal(a: str, b: str) -> bool:
-    """Are two answer strings equal as mathematics, or failing that as text? Symmetric; empty equals nothing; never raises."""
-    na, nb = normalize_answer(a), normalize_answer(b)
-    if not na or not nb:
-        return False
-    if na == nb:
-        return True
-    if len(a) > MAX_RAW or len(b) > MAX_RAW:
-        return False
-    a, b = _PREFIX.sub("", _clean(a)), _PREFIX.sub("", _clean(b))
-    va, vb = _plain_number(a), _plain_number(b)
-    if va is not None and vb is not None and "," not in a + b:
-        return va == vb
-    if len(a) > MAX_CHARS or len(b) > MAX_CHARS:
-        return False
-    return _equal_clean(a, b)
-
-
-_SIGNS = re.compile(r"\\?%|\bper\s?cent\b|\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|°|º|\\degree(?![A-Za-z])|\bdeg(?:ree)?s?\b")
-
+SIGNS = re.compile(rf"\\?%|\bper\s?cent\b|{DEGREE_SIGN}")
 
 def grade(response: str, gold: str) -> float:
-    r"""1.0 if the last \boxed{...} of the response equals the gold answer, else 0.0. Never raises, needs no time limit around it."""
-    if not isinstance(gold, str):        # several accepted answers
-        return max((grade(response, g) for g in gold), default=0.0)
-    answer = last_boxed(response)
-    if answer is None:
+    r"""1.0 if the last \boxed{...} of the response equals the gold answer, else 0.0. Never raises, needs no time limit."""
+    try:
+        if not isinstance(gold, str):        # several accepted answers
+            return max((grade(response, g) for g in gold), default=0.0)
+        answer, gold = last_boxed(response), last_boxed(gold) or gold
+        if answer is None or answers_equal(answer, gold):
+            return float(answer is not None)
+        if max(len(answer), len(gold)) > MAX_CHARS or not (SIGNS.search(answer) or SIGNS.search(gold)):
+            return 0.0
+        return float(answers_equal(SIGNS.sub("", answer), SIGNS.sub("", gold)))
+    except Exception:       # a bug here must not stop a training run; the tests call answers_equal, where it stays visible
         return 0.0
-    for _ in range(8):           # \boxed{\boxed{5}}; deeper nesting is refused below like any deep nesting
-        answer = answer.strip()
-        direct, inner = re.match(r"\\boxed\s*\{", answer), last_boxed(answer)
-        if not direct or inner is None or direct.end() + len(inner) + 1 != len(answer):        # \boxed{5} or 6 is not just 5
-            break
-        answer = inner
-    if "\\boxed" in gold and (inner := last_boxed(gold)) is not None:
-        gold = inner
-    if answers_equal(answer, gold):
-        return 1.0
-    if len(answer) > MAX_CHARS or not (_SIGNS.search(answer) or _SIGNS.search(gold)):
-        return 0.0
-    return float(answers_equal(_SIGNS.sub("", answer), _SIGNS.sub("", gold)))
 
-
-def _bench(seconds: float = 3.0):
+def bench(seconds: float = 3.0):
     """Ordinary short answers, every pair different from the ones before so that no cache helps more than in training."""
-    import time
-    shapes = [("%d", "%d"), ("%d.5", r"\frac{%d}{2}"), (r"\frac{%d}{7}", "%d/7"), ("%d cm", "%d"), (r"\text{B%d}", "B%d"), ("%d,000", "%d000"),
-              ("(%d, 2)", "(%d,2)"), (r"%d\sqrt{3}", r"%d\sqrt3"), ("x=%d", "%d"), (r"%d^\circ", "%d")]
+    shapes = [("%d", "%d"), ("%d.5", r"\frac{%d}{2}"), (r"\frac{%d}{7}", "%d/7"), ("%d cm", "%d"), (r"\text{B%d}", "B%d"),
+              ("%d,000", "%d000"), ("(%d, 2)", "(%d,2)"), (r"%d\sqrt{3}", r"%d\sqrt3"), ("x=%d", "%d"), (r"%d^\circ", "%d")]
     done, start = 0, time.process_time()
     while time.process_time() - start < seconds:
         for answer, gold in shapes:
@@ -1348,6 +721,5 @@ def _bench(seconds: float = 3.0):
             done += 4
     print(f"{done / (time.process_time() - start):,.0f} answers/s")
 
-
 if __name__ == "__main__":
-    _bench()
+    bench()

@@ -1,7 +1,7 @@
 """Prompts -> samples: the engine that draws responses from the current policy.
 
 Every engine has the same three verbs, so that train.py does not know which one it holds:
-    sample(prompts, n, ...) -> n Samples a prompt        sync_weights(lm)        stats since the last call: .tokens
+    sample(prompts, n, ...) -> n Samples a prompt        sync_weights(lm)        tokens: generated so far, may be reset
 HFEngine samples with the trainer's own `transformers` model: no second copy, nothing to sync, right on a CPU and in tests.
 It prefills each prompt once, repeats the cache n times, and drops rows as they end.
 
@@ -43,9 +43,9 @@ class HFEngine:
         """n responses to each prompt. prompts: list of sample.Prompt (one placeholder id per image).
 
         max_new_tokens: the end token included; temperature 0 means greedy; presence_penalty is taken off the logit of every
-        token that the response already holds (evaluation only: training must sample the policy it trains). Returns a list over prompts of lists of n
-        Samples, all n with the SAME Prompt object, its placeholders expanded. Raises ValueError when the prompt and the
-        response do not fit the context window.
+        token that the response already holds (evaluation only: training must sample the policy it trains). Returns a list
+        over prompts of lists of n Samples, all n with the SAME Prompt object, its placeholders expanded. Raises ValueError
+        when the prompt and the response do not fit the context window.
         """
         with self.lm.autocast():
             return self._sample(prompts, n, max_new_tokens, seed, temperature, top_p, top_k, presence_penalty)
@@ -72,7 +72,8 @@ class HFEngine:
     def _batch(self, prompts, visions, n, max_new_tokens, generator, temperature, top_p, top_k, presence_penalty):
         lm, dev = self.lm, self.lm.device
         N, P = len(prompts), max(len(p.ids) for p in prompts)
-        ids, mask, pos = torch.zeros(N, P, dtype=torch.long), torch.zeros(N, P, dtype=torch.long), torch.zeros(3, N, P, dtype=torch.long)
+        ids, pos = torch.zeros(N, P, dtype=torch.long), torch.zeros(3, N, P, dtype=torch.long)
+        mask = torch.zeros_like(ids)
         after = torch.zeros(N, dtype=torch.long)
         for i, (p, v) in enumerate(zip(prompts, visions)):       # left-padded, so that all rows decode at one column
             L = len(p.ids)
@@ -101,7 +102,7 @@ class HFEngine:
             live = ~ended[alive]
             if t + 1 == max_new_tokens or not live.any():
                 break
-            if live.sum() < 0.75 * len(alive):                                # ended rows are dropped now and then, not each time
+            if live.sum() < 0.75 * len(alive):                # ended rows are dropped now and then, not each time
                 rows = live.nonzero()[:, 0]
                 cache.reorder_cache(rows)
                 alive, token, mask, next_pos = alive[rows], token[rows], mask[rows], next_pos[rows]

@@ -38,7 +38,10 @@ class Run:
         self.rng = random.Random(cfg.seed)                   # replay draws, candidates and their order, minibatches
         self.control = control_strings(student.tokenizer)
         self.done = self.position = 0                        # steps finished; questions taken from the data order
-        self.before, seen = None, None                       # held-out results before training; teacher-cache ranges
+        self.before = self.record = None                     # held-out results before training; metrics of the last step
+        seen = None                                          # byte ranges of the teacher cache; None: all of it
+        if cfg.resume and not cfg.resume_from:
+            seen = []                                        # died before its first checkpoint: begin again, as if alone
         if cfg.resume_from:
             state = checkpoint.load(cfg.resume_from, student, self.optimizer)
             self.done, self.position, self.before, seen = (state[k] for k in ("step", "position", "heldout", "teacher_cache"))
@@ -47,7 +50,9 @@ class Run:
         cache = Cache(cfg.teacher_cache or out / "teacher.jsonl", fingerprint(cfg.teacher_path), seen)
         self.teacher = Teacher(HFEngine(teacher), cache, cfg.teacher_n, cfg.max_response, cfg.seed, cfg.max_summary,
                                cfg.temperature, cfg.top_p, cfg.fresh_teacher, cfg.teacher_max)
-        self.log = Log(out, self.done, cfg.tensorboard, cfg.wandb, vars(cfg))
+        self.log = Log(out, self.done if cfg.resume_from else -1, cfg.tensorboard, cfg.wandb, vars(cfg))
+        if cfg.resume_from:
+            self.log.restore(state["record"])
         self.state = self.snapshot()
 
     def start_step(self):
@@ -66,10 +71,17 @@ class Run:
         return good
 
     def sample(self, kind, asked, first_id, step):
-        """Student rollouts: cfg.n graded samples to each (origin, question, text), as Groups numbered from first_id."""
+        """Student rollouts: cfg.n graded samples to each (origin, question, Prompt), as Groups numbered from first_id.
+
+        Raises ValueError when a plain prompt is longer than --max-prompt.
+        """
         cfg = self.cfg
-        prompts = [prompt_of(self.student, q, text, cfg) for _, q, text in asked]
-        drawn = self.engine.sample(prompts, cfg.n, cfg.max_response, seed_of(cfg.seed, 0, step, kind), cfg.temperature)
+        drawn = self.engine.sample([prompt for _, _, prompt in asked], cfg.n, cfg.max_response,
+                                   seed_of(cfg.seed, 0, step, kind), cfg.temperature)
+        for (_, q, _), samples in zip(asked, drawn):
+            if kind == "plain" and len(samples[0].prompt.ids) > cfg.max_prompt:
+                raise ValueError(f"question {q.id}: its prompt has {len(samples[0].prompt.ids)} tokens, more than --max-prompt "
+                                 f"{cfg.max_prompt}; take it out, or allow more")
         return [Group(i, kind, origin, q, tuple(
                     replace(s, group_id=i, kind=kind, question_id=q.id, policy_step=step, reward=grade(s.text, q.golds))
                     for s in samples))
@@ -85,14 +97,16 @@ class Run:
         """From here to end_step() the state of the last step is no longer there to be saved."""
         self.state = None
 
-    def end_step(self, step, n_new):
-        self.done, self.position = step, self.position + n_new
+    def end_step(self, step, n_new, record):
+        """A step is finished; its metrics record is kept in the state until the next, in case it can't be written now."""
+        self.done, self.position, self.record = step, self.position + n_new, record
         self.state = self.snapshot()
 
     def snapshot(self):
         """All that decides the next step and is not weights, moments or torch's rng, as JSON values."""
         return {"position": self.position, "rng": checkpoint.rng_state(self.rng), "buffer": copy.deepcopy(self.buffer.state()),
-                "teacher_cache": self.teacher.cache.state(), "heldout": self.before, "config": comparable(self.cfg)}
+                "teacher_cache": self.teacher.cache.state(), "heldout": self.before, "config": comparable(self.cfg),
+                "record": self.record}
 
     def save(self):
         """A checkpoint of the last finished step, unless its weights have already moved on (then None)."""

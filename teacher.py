@@ -43,7 +43,7 @@ class Teacher:
                  max_answers=32):
         self.engine, self.cache, self.n, self.seed = engine, cache, n, seed
         self.fresh, self.max_answers = fresh, max_answers
-        self.max_summary = max_summary
+        self.max_summary, self.answered = max_summary, False
         self.sampling = {"max_new_tokens": max_response, "temperature": temperature, "top_p": top_p}
         self.control = control_strings(engine.lm.tokenizer)
 
@@ -59,7 +59,9 @@ class Teacher:
                if not solved[i] and len(known[i]) < self.max_answers}
         drawn = self.engine.sample([prompts[i] for i in ask.values()], self.n, seed=seed_of(self.seed, "teacher", step),
                                    **self.sampling) if ask else []
-        if drawn and not any(s.text.strip() for group in drawn for s in group):
+        self.answered = self.answered or any(a["text"].strip() for have in known for a in have) or \
+            any(s.text.strip() for group in drawn for s in group)
+        if drawn and not self.answered:                               # empty now and then is legal, empty always is not
             raise ValueError(f"the teacher {self.engine.lm.path} answered nothing: {len(drawn) * self.n} empty responses; "
                              f"is its chat template the right one?")
         new = {key: [{"text": s.text, "ids": list(s.response_ids), "truncated": s.truncated} for s in group]
@@ -72,15 +74,14 @@ class Teacher:
 
     def summaries(self, texts, step, call=0):
         """The teacher's summary of each response text, or None where it wrote no closed <summary>. Asked once a text."""
-        keys = {t: _digest("summary", self.sampling, self.max_summary, t) for t in texts}
-        todo = [t for t in dict.fromkeys(texts) if not self.cache.get(keys[t])]
+        lm, sampling = self.engine.lm, self.sampling | {"max_new_tokens": self.max_summary}
+        prompts = {t: encode(lm, COMPRESS.format(response=clean(t, self.control)), thinking=False) for t in texts}
+        keys = {t: _digest("summary", sampling, p.ids) for t, p in prompts.items()}
+        todo = [t for t in prompts if not self.cache.get(keys[t])]
         if todo:
-            lm = self.engine.lm
-            prompts = [encode(lm, COMPRESS.format(response=clean(t, self.control)), thinking=False) for t in todo]
-            fits = [t for t, p in zip(todo, prompts) if len(p.ids) + self.max_summary <= lm.window]   # no summary of the others
-            drawn = self.engine.sample([p for t, p in zip(todo, prompts) if t in fits], 1,
-                                       seed=seed_of(self.seed, "summary", step, call),
-                                       **self.sampling | {"max_new_tokens": self.max_summary})
+            fits = [t for t in todo if len(prompts[t].ids) + self.max_summary <= lm.window]          # no summary of the others
+            drawn = self.engine.sample([prompts[t] for t in fits], 1, seed=seed_of(self.seed, "summary", step, call),
+                                       **sampling)
             written = {t: group[0].text for t, group in zip(fits, drawn)}
             self.cache.put((keys[t], {"text": written.get(t, "")}) for t in todo)
         return [_inside(self.cache.get(keys[t])[-1]["text"]) for t in texts]
@@ -127,7 +128,8 @@ class Cache:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{self.path}: another run is writing this teacher cache; give --teacher-cache another path") from None
+            raise ValueError(f"{self.path}: another run is writing this teacher cache; "
+                             f"give --teacher-cache another path") from None
         size = self._end_with_newline()
         ranges = [[0, size]] if state is None else [list(r) for r in state]
         if any(b > size for _, b in ranges):
@@ -175,6 +177,7 @@ class Cache:
         return [[0, ranges[-1][1]]] if _contiguous(ranges) else ranges
 
     def close(self):
+        """Close the file and let another run write."""
         self.file.close()
 
 
@@ -183,7 +186,7 @@ def _contiguous(ranges):
 
 
 def fingerprint(path):
-    """A short name of the teacher for cache keys: of a folder's config and the head of its weight files, or the hub id."""
+    """A short name of the teacher for cache keys: of a folder's config and the ends of its weight files, or the hub id."""
     folder = Path(path)
     if not folder.is_dir():
         return hashlib.sha256(str(path).encode()).hexdigest()[:16]
@@ -192,6 +195,8 @@ def fingerprint(path):
         if file.is_file():
             with open(file, "rb") as f:
                 h.update(f"{file.name} {file.stat().st_size}".encode() + f.read(1 << 20))
+                f.seek(max(0, file.stat().st_size - (1 << 20)))
+                h.update(f.read())
     return h.hexdigest()[:16]
 
 

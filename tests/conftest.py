@@ -3,6 +3,7 @@
     python -m pytest tests
 """
 import copy
+import os
 import sys
 from dataclasses import replace
 from itertools import count
@@ -13,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ["OMP_NUM_THREADS"] = "1"         # of the processes that tests start; two workers share the cores
 torch.set_num_threads(1)
 settings.register_profile("zppo", deadline=None, derandomize=True, database=None,
                           suppress_health_check=[HealthCheck.function_scoped_fixture])

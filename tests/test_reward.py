@@ -78,8 +78,27 @@ def test_all_cases_in_a_thread_without_side_effects_or_memory(tmp_path, monkeypa
     quit                                                                  # the builtin is still there
 
 
+@pytest.mark.parametrize("answer, gold, expected", [
+    ("\x0crac{1}{2}", "0.5", True), (r"\mathbf{\frac{1}{2}}", "0.5", True), (r"\boxed{\frac12}", "0.5", True), ("12 cm2", r"12\text{ cm}^2", True),
+    ("red, blue", "blue, red", True), (r"\{x \mid x > 2\}", r"(2,\infty)", True), (r"\tan^{-1} 1", r"\frac{\pi}{4}", True), ("y>2", "x>2", False),
+    (r"\log_{10} 10^{50}", "50", True), (r"\frac{1}{\pi\cdot10^{-50}}", r"\frac{10^{50}}{\pi}", True), (r"\pi+10^{-90}", r"\pi", False),
+    ("x^2+y^2=25", "2x^2+2y^2=50", True), (r"2\pi r h", r"2\pi rh", True), ("1,1,2", "1,2,2", False), (r"\begin{cases}x=1\\y=2\end{cases}", "(1,2)", True),
+    ("Area = 5", "5", True), ("Area = 5", "Perimeter = 5", False), ("(no)", "on", False), ("{A or C}", "A, C", False), (r"0.\bar3", r"\frac13", True),
+])
+def test_answers_equal(answer, gold, expected):
+    assert answers_equal(answer, gold) == answers_equal(gold, answer) == expected
+
+
+def test_grade_forgives_what_is_not_even_text():
+    assert grade(None, "5") == grade(r"\boxed{5}", None) == grade(b"5", 5) == 0.0
+
+
+def test_several_accepted_answers():
+    assert grade(r"\boxed{5}", ["4", "5"]) == 1.0 and grade(r"\boxed{5}", ("4",)) == grade(r"\boxed{5}", []) == 0.0
+
+
 def test_threads_do_not_share_precision():
-    """mpmath's own context is global; two threads at different precisions must not disturb each other."""
+    """mpmath's contexts are shared between threads; several comparing at once must not disturb each other."""
     pairs = [(r"\sqrt{3+2\sqrt2}", r"1+\sqrt{2}", True), (r"\sqrt2+10^{-60}", r"\sqrt{2}", False), (r"\arctan 1", r"\pi/4", True)]
     wrong = []
 
