@@ -44,8 +44,8 @@ def run_table(cfg, student, teacher, questions, out):
     """What this run will be, before it starts."""
     new = cfg.batch * cfg.iterations
     parts = [name for name in ("buffer", "bcq", "ncq", "compress") if getattr(cfg, name)]
-    rows = [("student", f"{cfg.student_path}, {student.n_params() / 1e6:.2f} M parameters"),
-            ("teacher", f"{cfg.teacher_path}, {teacher.n_params() / 1e6:.2f} M parameters, frozen"),
+    rows = [("student", f"{cfg.student}, {student.n_params() / 1e6:.2f} M parameters"),
+            ("teacher", f"{cfg.teacher}, {teacher.n_params() / 1e6:.2f} M parameters, frozen"),
             ("data", f"{cfg.data}, {len(questions)} questions"),
             ("method", "GRPO + " + " + ".join(parts) if parts else "GRPO"),
             ("a step", f"{new} new + up to {round(cfg.replay * new)} replayed + up to {round(cfg.aug * new)} BCQ/NCQ prompts, "
