@@ -6,6 +6,7 @@ column; any other student takes the paper's. Flags that the caller gives win ove
     python train.py --help
 """
 import argparse
+import math
 from itertools import count
 from pathlib import Path
 
@@ -59,6 +60,11 @@ RANGES = {**{name: (_SOME, _MUCH) for name in ("steps", "batch", "iterations", "
 # Flags that may differ when a run goes on: they change how long and how it is watched, not what the next step does.
 FREE = {"steps", "skip_bad", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show",
         "tensorboard", "wandb", "student_path", "teacher_path"}
+
+
+def share(rho, n):
+    """rho * n prompts, rounded down, because Table 8 caps them; the small term keeps 0.29 * 100 at 29."""
+    return math.floor(rho * n + 1e-9)
 
 
 def comparable(cfg):

@@ -9,6 +9,7 @@ import torch
 
 import plot
 import report
+from config import share
 from eval import by_family
 
 
@@ -48,7 +49,7 @@ def run_table(cfg, student, teacher, questions, out):
             ("teacher", f"{cfg.teacher}, {teacher.n_params() / 1e6:.2f} M parameters, frozen"),
             ("data", f"{cfg.data}, {len(questions)} questions"),
             ("method", "GRPO + " + " + ".join(parts) if parts else "GRPO"),
-            ("a step", f"{new} new + up to {round(cfg.replay * new)} replayed + up to {round(cfg.aug * new)} BCQ/NCQ prompts, "
+            ("a step", f"{new} new + up to {share(cfg.replay, new)} replayed + up to {share(cfg.aug, new)} BCQ/NCQ prompts, "
                        f"{cfg.n} samples each, {cfg.iterations} updates"),
             ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, {torch.get_num_threads()} threads"),
             ("output", str(out))]

@@ -113,7 +113,7 @@ class Log:
                 import wandb as package
             except ImportError:
                 raise ValueError("--wandb needs the package: pip install wandb") from None
-            self.run = package.init(project="zppo", name=self.out.name, config=config, resume="allow")
+            self.run = package.init(project="zppo", name=self.out.name, id=self.out.name, dir=self.out, config=config, resume="allow")
 
     def restore(self, record):
         """Write the record of the last finished step if a full disk kept it from being written."""

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import checkpoint
 import model
 import reformulate
-from config import flags, make_folder, open_run
+from config import flags, make_folder, open_run, share
 from console import StopSignal, bar_text, restored_signals, run_table, summary
 from data import digest, in_memory, open_questions, parse_map, take
 from eval import SPLITS, by_family, evaluate
@@ -41,7 +41,7 @@ from run import Run, prompt_of
 def train(cfg, run, student, heldout, out):
     """Algorithm 1. Returns the exit status: 0, or 130 / 143 after an interruption, with everything saved."""
     engine, buffer, rng, questions, n_new = run.engine, run.buffer, run.rng, run.questions, cfg.batch * cfg.iterations
-    n_replay, n_aug = int(cfg.replay * n_new), int(cfg.aug * n_new)
+    n_replay, n_aug = share(cfg.replay, n_new), share(cfg.aug, n_new)
     stop, after = StopSignal(), None
     if run.before is None:
         run.before = held_out(engine, heldout, cfg)
