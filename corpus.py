@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from chat import control_strings
 from data import HIDDEN
+from inspection import visible
 from sources import (CAPS, MARKS, MMFR, MMFR_TIER, PAPER_TOTAL, USABLE, VERO, VERO_PLAN, VERO_TIER, VERO_UNUSED, Drop,
                      MMFineReason, Vero, check_text, configs_of, examine, image_bytes, prompt_parts, roots_of, squeeze)
 
@@ -263,8 +264,9 @@ def write_questions(file, states):
                 for r in state["kept"][canonical]:
                     place = f"{r['shard']:03d}-{r['row']:07d}"
                     readable = r["id"] if r["id"] and not (HIDDEN.search(r["id"]) or MARKS.search(r["id"])) else place
-                    id = f"{source.label}/{r['name']}/{readable}"
-                    id = f"{id}@{place}" if id in seen else id       # the sources' ids are not unique
+                    id = f"{source.label}/{MARKS.sub('', HIDDEN.sub('', r['name']))}/{readable}"
+                    while id in seen:                                # the sources' ids are not unique
+                        id = f"{id}@{place}"
                     seen.add(id)
                     row = {"id": id, "question": r["question"], "answer": r["answer"] if len(r["answer"]) > 1 else r["answer"][0],
                            "images": [r["image"]], "source": canonical}
@@ -338,6 +340,6 @@ def main(argv):
         extra[config] = int(tier)
     report = build(args.out, args.vero, args.mmfr, args.tokenizer, args.seed, args.limit, extra)
     if report["unknown"]:
-        print(f"sub-sets unknown to us, not used: {', '.join(report['unknown'])}")
+        print(f"sub-sets unknown to us, not used: {visible(', '.join(report['unknown']))}")
     print(f"\n{report['rows']} questions in {args.out} (the paper: about {PAPER_TOTAL}); the counts are in {args.out}/report.md")
     return 0 if report["rows"] else 1

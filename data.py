@@ -40,6 +40,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -139,7 +140,7 @@ def open_questions(spec, columns=None, first=32):
         handles.append(handle)
     if not ids:
         raise ValueError(f"{rows.name}: no questions in it")
-    ids = list(ids)
+    places, ids = list(islice(ids.values(), first)), list(ids)
 
     def load(i):
         q = to_question(rows.at(handles[i]), f"{rows.name}, question {ids[i]}", rows.folder)
@@ -148,8 +149,8 @@ def open_questions(spec, columns=None, first=32):
         return q
 
     out = Questions(ids, load, rows.name)
-    for q in out[:first]:
-        decode(q.images, q.id)
+    for where, q in zip(places, out[:first]):
+        decode(q.images, f"{q.id} ({where})")
     return out
 
 
@@ -213,7 +214,8 @@ def open_rows(spec, columns=None):
         path = file
     if path.is_file():
         return Table(str(path), [path], columns) if path.suffix == ".parquet" else JsonLines(path, columns)
-    if path.suffix or len(Path(spec).parts) != 2 or str(spec).startswith((".", "/", "~")):
+    hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[^:@]*){0,2}(@.+)?", str(spec))          # names and revisions may hold dots
+    if not hub or path.suffix in (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt"):
         raise ValueError(f"{path}: no such file; --data takes a JSONL file or a folder with questions.jsonl, a Parquet file or "
                          f"a folder of them, or a data set on the hub as owner/name:config:split@revision")
     return Table(str(spec), None, columns)

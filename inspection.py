@@ -97,7 +97,7 @@ class Copy:
     """A data set being written: rows as they were, images as files beside them. Appears under its name when complete."""
 
     def __init__(self, out, folder):
-        self.out, self.partial, self.folder, self.n = Path(out), Path(f"{out}.partial"), Path(folder).resolve(), 0
+        self.out, self.partial, self.folder, self.n = Path(out), Path(f"{out}.fixing"), Path(folder).resolve(), 0
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
         # half a surrogate in a key of the user's own becomes its JSON escape again

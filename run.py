@@ -65,8 +65,8 @@ class Run:
         if not self.cfg.skip_bad:
             return [self.questions[i] for i in indices]
         good, bad = fetch(self.questions, indices)
-        self.skipped += len(bad)
         for e in bad:
+            self.skipped += 1
             tqdm.write(f"warning: {e}; skipped ({self.skipped} so far)", file=sys.stderr)
         return good
 

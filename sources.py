@@ -142,6 +142,7 @@ def listed_golds(text):
         if len(text) > 8192:           # a deeper expression could exhaust the parser; real lists are a dozen phrases
             raise ValueError
         golds = ast.literal_eval(text.strip())
+        repr(golds)                    # a hexadecimal number may be too long to be written as a decimal one: ValueError
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise Drop("gold is not a list") from None
     if not isinstance(golds, list) or not all(g is None or isinstance(g, (str, int, float)) for g in golds):

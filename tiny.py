@@ -275,7 +275,7 @@ def candidate(family, digits, answer, rng):
 
 def plain_lesson(rng, role, hard=0.0):
     """A question and what the textbook of `role` answers; `hard`: share of the questions that need a misprinted fact."""
-    kind = "hard" if rng.random() < hard else None
+    kind = "hard" if hard and rng.random() < hard else None
     family = rng.choice(("product3", "remainder")) if kind else rng.choices(FAMILIES, WEIGHTS[role])[0]
     digits, modality = draw(family, rng, kind), rng.choice(MODALITIES)
     answer = printed(family, digits, rng) if role == "student" else truth(family, digits)

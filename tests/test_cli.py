@@ -135,3 +135,21 @@ def test_an_image_that_breaks_in_the_middle_of_a_run_loses_nothing(tmp_path, mon
 def test_text_only_questions_and_images_mix(tmp_path, data):
     assert train.main(["--data", data(), "--out", str(tmp_path / "run"), "--steps", "1", "--batch", "1", "--n", "2"]) == 0
     assert (tmp_path / "run/final/model.safetensors").is_file() and Image.open(tmp_path / "run/figures/accuracy.png").width > 100
+
+
+def test_a_corrupt_image_met_later_is_skipped_and_counted_only_when_asked(tmp_path, capsys):
+    """Row 36 of 40 is beyond the rows whose images are opened at the start; one step draws all 40."""
+    rows = []
+    for i, q in enumerate(tiny.questions("train")[:40]):
+        q.images[0].save(tmp_path / f"{i}.png")
+        rows.append({"id": str(i), "question": q.question, "answer": q.answer, "images": [f"{i}.png"]})
+    whole = (tmp_path / "35.png").read_bytes()
+    (tmp_path / "35.png").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    small = ["--data", str(tmp_path), "--steps", "1", "--batch", "10", "--n", "2"]
+    message = fails(capsys, *small, "--out", str(tmp_path / "a"))
+    assert "question 35" in message and "35.png" in message
+    assert train.main([*small, "--out", str(tmp_path / "b"), "--skip-bad"]) == 0
+    assert "35.png" in (err := capsys.readouterr().err) and "(1 so far)" in err
+    new = json.loads((tmp_path / "b/metrics.jsonl").read_text().split("\n")[1])["groups"]["new"]
+    assert new["groups"] == 39

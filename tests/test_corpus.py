@@ -269,7 +269,7 @@ def test_list_golds_never_raise_anything_but_drop(text):
 
 
 @pytest.mark.parametrize("text", ["[" * 8000, "[" + "-" * 8000 + "1]", "[1" + "+1j" * 2000 + "]", "[__import__('os').system('true')]", "{'a'}",
-                                  "['" + "x" * 50_000_000 + "']", "[1, 2", "\0"])
+                                  "['" + "x" * 50_000_000 + "']", "[1, 2", "\0", "[0x" + "f" * 8000 + "]"])
 def test_hostile_list_golds_are_dropped(text):
     with pytest.raises(sources.Drop, match="gold is not a list"):
         sources.listed_golds(text)
@@ -425,6 +425,16 @@ def test_hostile_names_and_ids(tmp_path, build):
     report, kept = build("", tmp_path / "mmfr")
     assert len(report["subsets"]) < 510 and report["seen"] == 702 and [r["id"] for r in kept] == ["mmfr/MMR1/a/../b", "mmfr/MMR1/000-0000701"]
     assert all(re.fullmatch(r"images/mmfr-mmr1/\d{3}-\d{7}\.png", r["images"][0]) for r in kept)
+
+
+def test_ids_are_unique_and_readable_whatever_the_source_says(tmp_path, build, tokenizer, capsys):
+    rows = [mmfr(n, source=s) for n, s in enumerate(("MMR1", "MMR1", "MMR1", "MMR1\u202e", "new\x1b[2J"))]
+    for r, id in zip(rows, ("x", "x@000-0000002", "x", "y", "z")):
+        r["id"] = id
+    fx.write_mmfr(tmp_path / "mmfr", rows)
+    assert data.main(["build", "--out", str(tmp_path / "out"), "--vero", "", "--mmfr", str(tmp_path / "mmfr"), "--tokenizer", tokenizer]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert data.main(["check", str(tmp_path / "out")]) == 0 and len(data.read(tmp_path / "out")) == 4
 
 
 def test_a_broken_shard_is_named(tmp_path, build):

@@ -102,7 +102,7 @@ def test_an_image_that_does_not_open_names_question_and_file(tmp_path):
     with pytest.raises(ValueError, match="q17.*12 bytes"):
         decode((b"not an image",), "q17")
     write(tmp_path, {**GOOD, "images": ["bad.png"]})
-    with pytest.raises(ValueError, match="q1.*bad.png"):
+    with pytest.raises(ValueError, match=r"q1 \(.*questions.jsonl, line 1\).*bad.png"):
         read(tmp_path)
     png(tmp_path, "bad.png")
     [question] = read(tmp_path)
@@ -220,7 +220,7 @@ def test_images_inline_or_alone(tmp_path, form):
 @pytest.mark.parametrize("uri", ["data:image/png;base64,!!!", "data:image/png,abc", "data:image/png;base64,", "data:"])
 def test_bad_data_uris(tmp_path, uri):
     write(tmp_path, {**GOOD, "images": [uri]})
-    with pytest.raises(BadImage, match="question q1: the image data:"):
+    with pytest.raises(BadImage, match="question q1 .*questions.jsonl, line 1.: the image data:"):
         open_questions(tmp_path)
 
 
@@ -333,6 +333,11 @@ def test_a_hub_data_set(tmp_path, cache, monkeypatch):
     assert (q.id, q.question, q.answer) == ("row-1", "Q", "A")
     open_questions("owner/name", parse_map("question=problem,answer=solution"))
     assert asked == [(("owner/name", "sub"), {"split": "test", "revision": "abc"}), (("owner/name", None), {"split": "train", "revision": None})]
+    for spec in ("owner/name-v1.5", "owner/name:v1.0:test", "owner/name@v1.0", "owner/name@refs/pr/1"):
+        open_questions(spec, parse_map("question=problem,answer=solution"))
+    for spec in ("folder/my.jsonl", "a/b/c", "./a/b", "../b", "alone"):
+        with pytest.raises(ValueError, match="no such file"):
+            open_questions(spec)
 
 
 @pytest.mark.slow
