@@ -45,6 +45,7 @@ KNOBS = {
     "clip_low":      (0.20, 0.20, "PPO clip below 1"),
     "clip_high":     (0.28, 0.28, "PPO clip above 1"),
     "dual_clip":     (10.0, 10.0, "ceiling of a negative-advantage token's loss, in units of |advantage|"),
+    "threads":       (0, 1, "CPU threads, 0: PyTorch's choice; two spin on each other when anything else wants a core"),
     "micro_batch":   (4, 64, "sequences per forward and backward; changes speed and memory, not the gradient"),
 }
 
@@ -55,7 +56,7 @@ RANGES = {**{name: (_SOME, _MUCH) for name in ("steps", "batch", "iterations", "
           "n": (2, _MUCH), "tau": (_TINY, 1), "replay": (0, 1000), "aug": (0, 1000), "temperature": (_TINY, 1000),
           "top_p": (_TINY, 1), "lr": (0, 1000), "beta1": (0, 1 - 1e-9), "beta2": (0, 1 - 1e-9), "adam_eps": (_TINY, 1),
           "weight_decay": (0, 1000), "grad_clip": (_TINY, _MUCH), "clip_low": (_TINY, 1), "clip_high": (_TINY, _MUCH),
-          "dual_clip": (1, _MUCH), "save_every": (0, _MUCH), "eval_every": (0, _MUCH), "show": (0, _MUCH)}
+          "dual_clip": (1, _MUCH), "threads": (0, 4096), "save_every": (0, _MUCH), "eval_every": (0, _MUCH), "show": (0, _MUCH)}
 
 # Flags that may differ when a run goes on: they change how long and how it is watched, not what the next step does.
 FREE = {"steps", "skip_bad", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show",
@@ -77,7 +78,7 @@ def flags(argv):
     p = argparse.ArgumentParser(prog="train.py", description="ZPPO: train a student with a frozen teacher in its prompts.",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     p.add_argument("--student", default="tiny", help="tiny, or a model folder or hub id")
-    p.add_argument("--teacher", default="tiny", help="tiny, or a model folder or hub id; frozen")
+    p.add_argument("--teacher", default="", help="a model folder or hub id; frozen; default: tiny for --student tiny")
     p.add_argument("--data", default="tiny", help="tiny, a folder or file of questions (see data.py), or a hub data set")
     p.add_argument("--map", default="", help="our key = the data set's column: question=problem,answer=solution,image=image")
     p.add_argument("--skip-bad", action="store_true", help="skip questions whose image does not open, with a counted warning")
@@ -116,6 +117,13 @@ def flags(argv):
         if not low <= getattr(cfg, name) <= high:           # also false for nan
             why = ": a group of one has no baseline" if name == "n" else ""
             raise ValueError(f"--{name.replace('_', '-')} must be from {low:g} to {high:g}, not {getattr(cfg, name)}{why}")
+    if not cfg.teacher and cfg.student != "tiny" and (cfg.bcq or cfg.ncq):
+        raise ValueError(f"--student {cfg.student} needs a --teacher (or --no-bcq --no-ncq); the tiny one knows only digits")
+    cfg.teacher = cfg.teacher or "tiny"
+    if cfg.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {cfg.device}: this PyTorch sees no CUDA device; --device cpu works everywhere")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
     cfg.student_path = str(MODELS.get(("student", cfg.student), cfg.student))
     cfg.teacher_path = str(MODELS.get(("teacher", cfg.teacher), cfg.teacher))
     return cfg
@@ -131,7 +139,9 @@ def open_run(cfg):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} exists already; go on with --resume --out {out}, or give another --out")
         return out
-    runs = [Path(cfg.out)] if cfg.out else sorted(Path("runs").glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
+    # the newest run that has a checkpoint, rather than a newer one that failed at its start
+    runs = [Path(cfg.out)] if cfg.out else sorted(Path("runs").glob("*/checkpoints"),
+                                                  key=lambda p: (bool(checkpoint.complete(p)), p.stat().st_mtime))
     if not runs:
         raise ValueError("--resume: there is no run under runs/; name one with --out")
     out = runs[-1] if cfg.out else runs[-1].parent

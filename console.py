@@ -44,14 +44,17 @@ class StopSignal:
 def run_table(cfg, student, teacher, questions, out):
     """What this run will be, before it starts."""
     new = cfg.batch * cfg.iterations
-    parts = [name for name in ("buffer", "bcq", "ncq", "compress") if getattr(cfg, name)]
+    aided = cfg.bcq or cfg.ncq
+    parts = [name for name in ("buffer", "bcq", "ncq") if getattr(cfg, name)] + ["compress"] * (cfg.compress and aided)
+    replayed = f" + up to {share(cfg.replay, new)} replayed" * cfg.buffer
+    reformulated = f" + up to {share(cfg.aug, new)} BCQ/NCQ" * aided
     rows = [("student", f"{cfg.student}, {student.n_params() / 1e6:.2f} M parameters"),
             ("teacher", f"{cfg.teacher}, {teacher.n_params() / 1e6:.2f} M parameters, frozen"),
-            ("data", f"{cfg.data}, {len(questions)} questions"),
+            ("data", f"{cfg.data}, {len(questions)} questions" + ", each several times a step" * (new > len(questions))),
             ("method", "GRPO + " + " + ".join(parts) if parts else "GRPO"),
-            ("a step", f"{new} new + up to {share(cfg.replay, new)} replayed + up to {share(cfg.aug, new)} BCQ/NCQ prompts, "
+            ("a step", f"{new} new{replayed}{reformulated} prompts, "
                        f"{cfg.n} samples each, {cfg.iterations} updates"),
-            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, {torch.get_num_threads()} threads"),
+            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)),
             ("output", str(out))]
     if cfg.resume_from:
         rows.append(("resumes", cfg.resume_from))

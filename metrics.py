@@ -113,7 +113,11 @@ class Log:
                 import wandb as package
             except ImportError:
                 raise ValueError("--wandb needs the package: pip install wandb") from None
-            self.run = package.init(project="zppo", name=self.out.name, id=self.out.name, dir=self.out, config=config, resume="allow")
+            try:
+                self.run = package.init(project="zppo", name=self.out.name, id=self.out.name, dir=self.out, config=config,
+                                        resume="allow")
+            except Exception as e:
+                raise ValueError(f"--wandb: {e}; run `wandb login`, or set WANDB_MODE=offline") from e
 
     def restore(self, record):
         """Write the record of the last finished step if a full disk kept it from being written."""

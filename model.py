@@ -72,7 +72,7 @@ def load(path, dtype="float32", device="cpu"):
     update of lr 1e-6 is mostly rounded away). Raises ValueError with one line that names the folder and what is missing.
     """
     path = str(path)
-    if path.startswith((".", "/", "~")) and not Path(path).exists():
+    if (path.startswith((".", "/", "~")) or path.count("/") != 1) and not Path(path).exists():     # a hub id is owner/name
         raise ValueError(f"{path}: no such model folder")
     try:
         config = AutoConfig.from_pretrained(path)

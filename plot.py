@@ -259,7 +259,7 @@ def runs_legend(fig, runs):
 
 def graduations(runs):
     if len(runs) > 1:
-        fig, (ax,) = new_figure("Graduated of the questions admitted at the lowest accuracy")
+        fig, (ax,) = new_figure("Graduated of the questions admitted at 0 % (or the lowest accuracy)")
     else:
         fig, (ax,) = new_figure("Graduated of the questions admitted to the buffer, by accuracy on entry")
     for run, colour in zip(runs, RUNS * len(runs)):
@@ -267,7 +267,7 @@ def graduations(runs):
         for entry in list(curves)[:1 if len(runs) > 1 else None]:
             percent, graduated, admitted = curves[entry]
             ax.plot(column(run.rows, "step"), percent, lw=2.2, color=colour if len(runs) > 1 else entry_colours(run.rows)[entry],
-                    label=f"{run.label if len(runs) > 1 else 'entry'} {entry}: "
+                    label=f"{run.label if len(runs) > 1 else f'entry {entry}'}: "
                           f"{graduated[-1]:.0f} of {admitted[-1]:.0f} ({percent[-1]:.1f} %)",
                     marker="o" if len(run.rows) <= 3 else None, ms=5, clip_on=len(run.rows) > 3)
     if not ax.lines:
@@ -328,6 +328,8 @@ def composition(run):
     fig, (ax,) = new_figure("Composition of the plain groups" + window_note([run]))
     for name, (label, colour) in names.items():
         curve(ax, run, column(run.rows, "composition", name), column(run.rows, "composition", "groups"), colour, label, scale=100)
+    for line in ax.lines[-2:]:
+        line.set_linestyle((0, (3, 2)))          # where every hard question has both, the BCQ curve shows through
     step_axis(ax)
     ax.set(ylabel="share of plain groups (%)", ylim=(0, 102))
     legend(ax, 3)
@@ -419,4 +421,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as e:
+        raise SystemExit(f"error: {e}") from None

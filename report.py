@@ -238,6 +238,9 @@ def write_html(run):
 
 
 if __name__ == "__main__":
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("run", metavar="RUN", help="run folder with a samples.jsonl")
-    print(write_html(flags.parse_args().run))
+    try:
+        flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        flags.add_argument("run", metavar="RUN", help="run folder with a samples.jsonl")
+        print(write_html(flags.parse_args().run))
+    except (ValueError, OSError) as e:
+        raise SystemExit(f"error: {e}") from None

@@ -275,6 +275,9 @@ def main(argv=None):
     student = model.load(f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path, cfg.dtype, cfg.device)
     teacher = model.load(cfg.teacher_path, cfg.dtype, cfg.device)
     check_prompts(student, questions, cfg)
+    if cfg.max_prompt + cfg.max_response > student.window:
+        raise ValueError(f"{cfg.student}: --max-prompt {cfg.max_prompt} and --max-response {cfg.max_response} do not fit its "
+                         f"context of {student.window} tokens; lower them")
     print(run_table(cfg, student, teacher, questions, out), flush=True)
     make_folder(out, cfg)                                     # only now: what fails above leaves nothing behind
     torch.manual_seed(cfg.seed)

@@ -70,12 +70,21 @@ def test_model_folder_without_tokenizer(capsys, tmp_path):
     shutil.copytree(config.HERE / "assets/student", tmp_path / "m")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / "m" / name).unlink(missing_ok=True)
-    message = fails(capsys, "--student", str(tmp_path / "m"))
+    message = fails(capsys, "--student", str(tmp_path / "m"), "--teacher", "tiny")
     assert str(tmp_path / "m") in message and "tokenizer" in message
 
 
 def test_missing_model_folder(capsys):
-    assert "./no-model" in fails(capsys, "--student", "./no-model")
+    assert "./no-model" in fails(capsys, "--student", "./no-model", "--teacher", "tiny")
+
+
+def test_a_student_of_ones_own_needs_a_teacher_of_ones_own(capsys):
+    assert "--teacher" in fails(capsys, "--student", "./no-model")
+
+
+def test_lengths_beyond_the_context_fail_before_the_run_folder_is_made(capsys, tmp_path):
+    assert "context of 1024" in fails(capsys, "--max-response", "2000", "--out", str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
 
 
 def test_out_folder_exists(capsys, tmp_path):

@@ -162,7 +162,7 @@ def test_several_runs_are_overlaid_under_their_names(tmp_path):
     assert {p.name for p in written} == {"accuracy.png", "graduations.png", "dynamics.png"} and written[0].parent == tmp_path / "out"
     assert plot.draw([a, b])[0].parent == a / "figures" / "compare"
     ax, = figure(plot.graduations, a, b).axes
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["zppo 0 %: 1 of 4 (25.0 %)"] * 2      # the lowest entry only
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["zppo: 1 of 4 (25.0 %)"] * 2      # the lowest entry only
 
 
 def test_after_a_resume_the_later_line_wins(tmp_path):
