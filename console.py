@@ -54,7 +54,8 @@ def run_table(cfg, student, teacher, questions, out):
             ("method", "GRPO + " + " + ".join(parts) if parts else "GRPO"),
             ("a step", f"{new} new{replayed}{reformulated} prompts, "
                        f"{cfg.n} samples each, {cfg.iterations} updates"),
-            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)),
+            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, "
+                    f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)),
             ("output", str(out))]
     if cfg.resume_from:
         rows.append(("resumes", cfg.resume_from))
