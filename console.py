@@ -1,5 +1,4 @@
 """What a person reads: the table before a run, the numbers beside the bar, the summary after it."""
-import json
 import math
 import os
 import signal
@@ -104,7 +103,7 @@ def summary(before, after, buffer, out):
 
 def new_prompt_accuracy(out):
     """Without held-out questions: accuracy on the new prompts of the first and of the last quarter of the run."""
-    rows = [json.loads(line)["groups"]["new"] for line in open(out / "metrics.jsonl") if '"groups"' in line]
+    rows = [r["groups"]["new"] for r in plot.read(out).rows]
     quarter = max(1, len(rows) // 4)
     first, last = ([sum(r[k] for r in part) for k in ("correct", "samples")] for part in (rows[:quarter], rows[-quarter:]))
     a, b = first[0] / first[1], last[0] / last[1]

@@ -6,7 +6,6 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke

@@ -65,20 +65,17 @@ class LM:
         return sum(p.numel() for p in self.net.parameters())
 
 
-def load(path, dtype="float32", device="cpu"):
-    """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat template.
+def load_parts(path):
+    """(config, tokenizer, image processor or None) of a model folder or hub id: all of it but the weights.
 
-    dtype: "float32" or "bfloat16", of the matrix products; the weights are float32 masters either way (in bfloat16 an
-    update of lr 1e-6 is mostly rounded away). Raises ValueError with one line that names the folder and what is missing.
+    Raises ValueError with one line that names the folder and what is missing.
     """
-    path = str(path)
     if (path.startswith((".", "/", "~")) or path.count("/") != 1) and not Path(path).exists():     # a hub id is owner/name
         raise ValueError(f"{path}: no such model folder")
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as e:
         raise ValueError(f"{path}: not a model folder or hub id that transformers can read ({_first_line(e)})") from e
-    vision = hasattr(config, "vision_config")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
@@ -86,17 +83,29 @@ def load(path, dtype="float32", device="cpu"):
                          f"copy tokenizer.json and tokenizer_config.json there") from e
     if not tokenizer.chat_template:
         raise ValueError(f"{path}: the tokenizer has no chat template; add chat_template.jinja to the folder")
-    auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+    try:
+        image_processor = (AutoImageProcessor.from_pretrained(path, backend="pil") if hasattr(config, "vision_config")
+                           else None)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path}: no image processor in this model folder ({_first_line(e)}); "
+                         f"copy preprocessor_config.json there") from e
+    return config, tokenizer, image_processor
+
+
+def load(path, dtype="float32", device="cpu"):
+    """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat template.
+
+    dtype: "float32" or "bfloat16", of the matrix products; the weights are float32 masters either way (in bfloat16 an
+    update of lr 1e-6 is mostly rounded away). Raises ValueError with one line that names the folder and what is missing.
+    """
+    path = str(path)
+    config, tokenizer, image_processor = load_parts(path)
+    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
         # SDPA in eval and in training alike: flash-attn replaces it on a GPU where it is installed
         net = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa").to(device)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
-    try:
-        image_processor = AutoImageProcessor.from_pretrained(path, backend="pil") if vision else None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{path}: no image processor in this model folder ({_first_line(e)}); "
-                         f"copy preprocessor_config.json there") from e
     lm = from_parts(net, tokenizer, image_processor, path)
     lm.compute = getattr(torch, dtype)
     return lm

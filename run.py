@@ -79,9 +79,8 @@ class Run:
         drawn = self.engine.sample([prompt for _, _, prompt in asked], cfg.n, cfg.max_response,
                                    seed_of(cfg.seed, 0, step, kind), cfg.temperature)
         for (_, q, _), samples in zip(asked, drawn):
-            if kind == "plain" and len(samples[0].prompt.ids) > cfg.max_prompt:
-                raise ValueError(f"question {q.id}: its prompt has {len(samples[0].prompt.ids)} tokens, more than --max-prompt "
-                                 f"{cfg.max_prompt}; take it out, or allow more")
+            if kind == "plain":
+                check_length(q, len(samples[0].prompt.ids), cfg)
         return [Group(i, kind, origin, q, tuple(
                     replace(s, group_id=i, kind=kind, question_id=q.id, policy_step=step, reward=grade(s.text, q.golds))
                     for s in samples))
@@ -112,8 +111,14 @@ class Run:
         """A checkpoint of the last finished step, unless its weights have already moved on (then None)."""
         if self.state is None or not self.done:
             return None
-        return checkpoint.save(self.out / "checkpoints", self.done, self.student, self.optimizer,
-                               {**self.state, "heldout": self.before}, self.cfg.keep)
+        return checkpoint.save(self.out / "checkpoints", self.done, self.student, self.optimizer, self.state, self.cfg.keep)
+
+
+def check_length(question, tokens, cfg):
+    """Raise ValueError when the plain prompt of a question, of that many tokens, is longer than --max-prompt."""
+    if tokens > cfg.max_prompt:
+        raise ValueError(f"question {question.id}: its prompt has {tokens} tokens, more than --max-prompt {cfg.max_prompt}; "
+                         f"take it out, or allow more")
 
 
 def prompt_of(lm, question, text, cfg):

@@ -226,16 +226,11 @@ def examine(raw, question, lm):
 
 def prompt_parts(path):
     """A model.LM without its net: the tokenizer and the image processor of a folder or hub id, enough to count a prompt's tokens."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        images = AutoImageProcessor.from_pretrained(path, backend="pil") if hasattr(config, "vision_config") else None
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
-        raise ValueError(f"--tokenizer {path}: no tokenizer and image processor there ({str(e).strip().splitlines()[0][:200]}); "
+        config, tokenizer, images = model.load_parts(str(path))
+    except ValueError as e:
+        raise ValueError(f"--tokenizer {path}: no tokenizer and image processor there ({e}); "
                          f"name the folder or hub id of the student") from e
-    if not tokenizer.chat_template:
-        raise ValueError(f"--tokenizer {path}: the tokenizer has no chat template")
     return model.LM(None, tokenizer, images, str(path), (), None, getattr(config, "image_token_id", -1))
 
 

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from chat import control_strings, encode

@@ -37,7 +37,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tokenizers import AddedToken
 from tqdm import tqdm
-from transformers import (DynamicCache, GenerationConfig, Qwen2VLImageProcessorPil, Qwen3_5Config,
+from transformers import (GenerationConfig, Qwen2VLImageProcessorPil, Qwen3_5Config,
                           Qwen3_5ForConditionalGeneration, Qwen3_5Tokenizer)
 
 import chat

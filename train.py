@@ -35,7 +35,7 @@ from loss import advantages, chunked_logp, policy_loss_sum
 from metrics import audit, by_kind, composition, peak_gb
 from model import collate, response_hidden
 from reward import last_boxed
-from run import Run, prompt_of
+from run import Run, check_length, prompt_of
 
 
 def train(cfg, run, student, heldout, out):
@@ -134,9 +134,10 @@ def build(kept, pool, run, step):
     listed}, in which the last three are the candidates and answers that the prompt shows.
     """
     cfg, built, too_long = run.cfg, {}, 0
+    if not (cfg.bcq or cfg.ncq):
+        return built, too_long                          # GRPO asks the teacher for nothing
     right = candidates(kept, {g.id: pool[g.id] for g in kept}, run, step, 0)
-    wanted = cfg.bcq or cfg.ncq                         # GRPO asks the teacher for nothing
-    wrong = candidates(kept, {g.id: [s for s in g.samples if not s.reward and wanted] for g in kept}, run, step, 1)
+    wrong = candidates(kept, {g.id: [s for s in g.samples if not s.reward] for g in kept}, run, step, 1)
     for g in kept:
         texts = {}
         if cfg.bcq and right[g.id] and wrong[g.id]:
@@ -299,9 +300,7 @@ def main(argv=None):
 def check_prompts(student, questions, cfg):
     """The plain prompt of the first questions, as a cheap check of the data before any long work. Raises ValueError."""
     for q in questions[:32]:
-        length = model.length(student, prompt_of(student, q, q.question, cfg))
-        if length > cfg.max_prompt:
-            raise ValueError(f"question {q.id}: its prompt has {length} tokens, more than --max-prompt {cfg.max_prompt}")
+        check_length(q, model.length(student, prompt_of(student, q, q.question, cfg)), cfg)
 
 
 if __name__ == "__main__":
