@@ -36,7 +36,7 @@ def encode(lm, text, images=(), video=(), thinking=True):
         raise ValueError(f"{lm.path}: its chat template wrote the user's text {rendered.count(_SLOT)} times, not once")
     head, tail = rendered.split(_SLOT)
     ids = (*_ids(lm, head), *_ids(lm, text, plain=True), *_ids(lm, tail))
-    return Prompt(ids, tuple(images), tuple(video))
+    return Prompt(ids, tuple(images), tuple(video), text=text, thinking=thinking)
 
 
 def encode_turns(lm, turns, thinking=True):

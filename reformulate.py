@@ -25,9 +25,11 @@ NCQ = ("{question}\n\nThese answers are all WRONG: {answers}.\nThe incorrect rea
        "<candidate> </candidate> tags.\n{candidates}")
 NCQ_NO_ANSWERS = ("{question}\n\nThe incorrect reasoning of failed attempts follows in <candidate> </candidate> tags. "
                   "All of it is WRONG.\n{candidates}")
+HINT = "{question}\n\nA hint follows in <hint> </hint> tags. You may use it.\n<hint>\n{hint}\n</hint>"
 CANDIDATE = "<candidate>\n{text}\n</candidate>"
 
-TAGS = ("<candidate>", "</candidate>", "<response>", "</response>", "<summary>", "</summary>", "<think>", "</think>")
+TAGS = ("<candidate>", "</candidate>", "<response>", "</response>", "<summary>", "</summary>", "<think>", "</think>",
+        "<hint>", "</hint>")
 
 
 def clean(text, control=()):
@@ -60,6 +62,11 @@ def ncq(question, wrong, answers, rng, control=()):
     listed = ", ".join(f"\\boxed{{{clean(a, control)}}}" for a in answers)
     template = NCQ if listed else NCQ_NO_ANSWERS
     return template.format(question=question, answers=listed, candidates=_blocks(wrong, control))
+
+
+def hint(question, text, control=()):
+    """The prompt of the hint baseline (Fig. 19): the question and an answer-free hint from a correct teacher response."""
+    return HINT.format(question=question, hint=clean(text, control))
 
 
 def distinct(answers):

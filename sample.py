@@ -7,6 +7,7 @@ of tokens (decoding and encoding again would change it).
 from dataclasses import dataclass
 from typing import Any
 
+KINDS = ("plain", "bcq", "ncq", "hint", "prefix")      # what a group was asked: the question alone, or one of the aided prompts
 
 @dataclass(frozen=True)
 class Prompt:
@@ -15,6 +16,8 @@ class Prompt:
     images: tuple[Any, ...] = ()     # decoded PIL images, in the order of their placeholders
     video: tuple[Any, ...] = ()      # PIL frames of at most one video
     video_fps: float = 1.0           # frames a second; the timestamps that are written before the frames depend on it
+    text: str = ""                   # the user's turn as written, for servers that tokenize themselves (--teacher-url)
+    thinking: bool = True            # whether the template may open <think>, for the same
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Sample:
     text: str                           # the decoded response, without special tokens
     truncated: bool                     # stopped by the length limit: a stored fact, never guessed from the last token
     group_id: int = -1                  # samples with the same id share one baseline (Eq. 2)
-    kind: str = "plain"                 # "plain", "bcq" or "ncq"
+    kind: str = "plain"                 # one of KINDS
     question_id: str = ""
     policy_step: int = -1               # rollout step whose weights sampled it
     reward: float = 0.0
@@ -36,7 +39,7 @@ class Sample:
 class Group:
     """The n samples of one prompt: what shares a baseline. A question's plain, BCQ and NCQ groups are three Groups."""
     id: int
-    kind: str                           # "plain", "bcq" or "ncq"
+    kind: str                           # one of KINDS
     origin: str                         # "new" or "replay": where its question came from
     question: Any                       # data.Question
     samples: tuple[Sample, ...]

@@ -31,6 +31,11 @@ COMPRESS = ("Summarize the response below between <summary> and </summary>, in a
             "steps and the final answer. Leave out exploration and self-correction, derive nothing new, and end with the "
             "final answer in \\boxed{{}}.\n<response>\n{response}\n</response>")
 
+# Fig. 19 in our words: help without the answer.
+HINT = ("Below are a question and a correct response to it between <response> and </response>. Write a hint between <hint> and "
+        "</hint>: name the idea or the step that matters. Give neither the final answer, nor a box, nor the full solution."
+        "\n\n{question}\n<response>\n{response}\n</response>")
+
 
 class Teacher:
     """A frozen model behind an engine, and its cache. n: G_T; lengths in tokens; seed: the run's.
