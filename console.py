@@ -2,13 +2,15 @@
 import math
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 import torch
 
+import kernels
 import plot
 import report
-from config import share
+from config import DISTILL, share
 from eval import by_family
 
 
@@ -24,41 +26,79 @@ def restored_signals():
 
 
 class StopSignal:
-    """Ctrl-C or SIGTERM: finish the step, save, exit. The second one exits at once."""
+    """Ctrl-C or SIGTERM: leave the rollouts, or finish the update; save; exit. The second one exits at once.
+
+    torchrun passes on what the terminal has sent already: the same again within a second is not a second one.
+    """
 
     def __init__(self):
-        self.signal = 0
+        self.signal, self.when = 0, 0.0
         for s in (signal.SIGINT, signal.SIGTERM):
             signal.signal(s, self.catch)
 
     def catch(self, number, frame):
         """The handler. os.write, because a print inside a print raises."""
+        if self.signal and number == self.signal and "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self.when < 1:
+            return
         if self.signal:
             os.write(2, b"\nstopped at once; the last checkpoint is untouched\n")
             os._exit(128 + number)
-        self.signal = number
-        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
+        self.signal, self.when = number, time.monotonic()
+        os.write(2, b"\nsaving the last finished step, then leaving; once more stops at once\n")
 
 
-def run_table(cfg, student, teacher, questions, out):
-    """What this run will be, before it starts."""
+def run_table(cfg, who, student, source, questions, out, attend):
+    """What this run will be, before it starts. source: the teacher's engine, or None."""
     new = cfg.batch * cfg.iterations
-    aided = cfg.bcq or cfg.ncq
-    parts = [name for name in ("buffer", "bcq", "ncq") if getattr(cfg, name)] + ["compress"] * (cfg.compress and aided)
-    replayed = f" + up to {share(cfg.replay, new)} replayed" * cfg.buffer
-    reformulated = f" + up to {share(cfg.aug, new)} BCQ/NCQ" * aided
-    rows = [("student", f"{cfg.student}, {student.n_params() / 1e6:.2f} M parameters"),
-            ("teacher", f"{cfg.teacher}, {teacher.n_params() / 1e6:.2f} M parameters, frozen"),
+    aids = [name for name in ("bcq", "ncq") if getattr(cfg, name)] or [cfg.method] * (cfg.method in ("hint", "prefix"))
+    parts = ["buffer"] * cfg.buffer + aids + ["compress"] * (cfg.compress and "bcq" in aids + ["bcq"] * ("ncq" in aids))
+    if cfg.method in DISTILL:
+        what = f"{cfg.method}: divergence on {'teacher' if cfg.method == 'off-distill' else 'student'} tokens" + " + buffer" * cfg.buffer
+    else:
+        what = " + ".join(["GRPO", *parts])
+    replayed, aided = share(cfg.replay, new) * cfg.buffer, share(cfg.aug, new) * bool(aids)
+    prompts = f"{new} new" + f" + up to {replayed} replayed" * cfg.buffer + f" + up to {aided} {'/'.join(aids).upper()}" * bool(aids)
+    device = student.device.type if student.device.type == "cpu" else torch.cuda.get_device_name(student.device)
+    threads = f", {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1) if student.device.type == "cpu" else ""
+    many = who.students + who.teachers > 1
+    rows = [("student", f"{cfg.student}, {student.n_params() / 1e6:.2f} M parameters" + f", on {who.students} ranks" * many),
+            ("teacher", teacher_row(cfg, who, source)),
             ("data", f"{cfg.data}, {len(questions)} questions" + ", each several times a step" * (new > len(questions))),
-            ("method", "GRPO + " + " + ".join(parts) if parts else "GRPO"),
-            ("a step", f"{new} new{replayed}{reformulated} prompts, "
-                       f"{cfg.n} samples each, {cfg.iterations} updates"),
-            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {student.device}, "
-                    f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)),
-            ("output", str(out))]
-    if cfg.resume_from:
-        rows.append(("resumes", cfg.resume_from))
+            ("method", what),
+            ("a step", f"{prompts} prompts, {cfg.n} samples each, {cfg.iterations} update" + "s" * (cfg.iterations > 1)),
+            ("", f"at most {(new + replayed + aided) * cfg.n:,} samples of {cfg.max_response:,} tokens"),
+            ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {device}{threads}"),
+            ("engine", cfg.engine or ("hf" if student.device.type == "cpu" else "vllm"))]
+    if student.device.type != "cpu":
+        rows += [("kernels", kernels.used(attend)), ("memory", memory_row(cfg, who, student))]
+    rows += [("output", str(out))] + [("resumes", cfg.resume_from)] * bool(cfg.resume_from)
     return "\n".join(f"{name:10s}{text}" for name, text in rows)
+
+
+def teacher_row(cfg, who, source):
+    """Who the teacher is, and where."""
+    if cfg.method in DISTILL:
+        return f"{cfg.teacher}, frozen, its weights sharded with the student's"
+    if source is None:
+        return "none"
+    if cfg.teacher_url:
+        return f"{source.name}, a server"
+    if who.teachers:
+        return f"{cfg.teacher}, frozen, on {who.teachers} rank" + "s" * (who.teachers > 1)
+    return f"{cfg.teacher}, frozen, in this process"
+
+
+def memory_row(cfg, who, student):
+    """An estimate of the memory of a student's GPU while it trains, in GB. Activations: with --checkpointing, one hidden state a block."""
+    text = student.net.config.get_text_config()
+    shard = student.n_params() * 16 / who.students / 1e9                        # float32 weight, gradient and two moments
+    whole = (text.vocab_size * text.hidden_size * 2 + 3 * student.n_params() / len(student.blocks())) * 2 / 1e9
+    a_block = cfg.micro_tokens * text.hidden_size * 2 / 1e9
+    activations = a_block * (len(student.blocks()) + 24) if cfg.checkpointing else a_block * 24 * len(student.blocks())
+    logits = 4096 * text.vocab_size * 4 * 3 / 1e9
+    total = torch.cuda.get_device_properties(student.device).total_memory / 1e9
+    return (f"about {shard + whole + activations + logits:.0f} of {total:.0f} GB in the update ({shard:.0f} weights and AdamW, "
+            f"{activations:.0f} activations, {whole + logits:.0f} gathered weights and logits); vLLM {cfg.vllm_memory:.0%} while it samples")
 
 
 def bar_text(record):

@@ -4,23 +4,19 @@ The shared judge (ZPPO Fig. 9) is the teacher model at temperature 0 and at most
 {"verdict": "correct"} or {"verdict": "wrong"} and nothing else. What is malformed counts as wrong, here and for CharXiv, HLE, MultiChallenge
 and MMVU. MM-Vet's judge writes a number; it is asked up to five times at rising temperature before the score is 0, as its script does.
 
-A judge is a model folder, which runs in this process, or the URL of an OpenAI-compatible server ("http://host:8000/v1"); a key for the
-latter is read from the environment variable OPENAI_API_KEY where it is set. Verdicts are kept by a digest of judge, prompt and response, so
-nothing is asked twice and a changed prompt is asked anew.
+A judge is a model folder, which runs in this process, or the URL of an OpenAI-compatible server ("http://host:8000/v1", url_engine.py).
+In training the teacher judges (teacher.verdicts), with the same prompt and the same parsing. Verdicts are kept by a digest of judge,
+prompt and response, so nothing is asked twice and a changed prompt is asked anew.
 
     judge = open_judge("assets/teacher");  judge.ask(["..."])
 """
 import hashlib
 import json
-import os
 import re
-import time
-import urllib.error
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from judge_prompts import PROMPTS, RUBRIC_OF
+from rows import Item
 from scorers import LETTERS, Score, final
 
 MAX_TOKENS, MAX_CHARS, BATCH = 512, 8000, 64
@@ -31,53 +27,24 @@ MAX_TOKENS, MAX_CHARS, BATCH = 512, 8000, 64
 def open_judge(where, model="", make_engine=None):
     """A judge with .name and .ask(prompts, temperature) from a URL, or from a model folder or hub id. Raises ValueError."""
     if re.match(r"https?://", where):
-        return Server(where.rstrip("/"), model)
-    return Local(make_engine(where))
+        from url_engine import URLEngine
+        engine = URLEngine(where, model, who="the judge")
+        return Judge(engine, f"{engine.url} {engine.name}")
+    from teacher import fingerprint
+    engine = make_engine(where)
+    return Judge(engine, fingerprint(engine.name))
 
 
-class Local:
-    """A model in this process behind an engine (rollout.py)."""
+class Judge:
+    """A model behind an engine. name: what its verdicts are kept by."""
 
-    def __init__(self, engine):
-        from teacher import fingerprint
-        self.engine, self.name = engine, fingerprint(engine.lm.path)
+    def __init__(self, engine, name):
+        self.engine, self.name = engine, name
 
     def ask(self, prompts, temperature=0.0, seed=0):
-        from chat import encode
-        # split_special_tokens inside encode: a response in the prompt can't open a turn
-        drawn = self.engine.sample([encode(self.engine.lm, p, thinking=False) for p in prompts], 1, MAX_TOKENS, seed, temperature)
+        """The reply to each prompt, without thinking. The prompts' text can't open a turn (chat.encode)."""
+        drawn = self.engine.sample([self.engine.encode(p, thinking=False) for p in prompts], 1, MAX_TOKENS, seed, temperature)
         return [group[0].text for group in drawn]
-
-
-class Server:
-    """An OpenAI-compatible server. Raises ValueError when it does not answer after three tries."""
-
-    def __init__(self, url, model="", workers=16):
-        self.url, self.workers = url, workers
-        self.model = model or self._post("/models", None)["data"][0]["id"]
-        self.name = f"{url} {self.model}"
-
-    def ask(self, prompts, temperature=0.0, seed=0):
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(lambda p: self._one(p, temperature, seed), prompts))
-
-    def _one(self, prompt, temperature, seed):
-        reply = self._post("/chat/completions", {"model": self.model, "messages": [{"role": "user", "content": prompt}], "seed": seed,
-                                                 "temperature": temperature, "top_p": 1, "max_tokens": MAX_TOKENS})
-        return reply["choices"][0]["message"]["content"] or ""
-
-    def _post(self, path, body):
-        key = os.environ.get("OPENAI_API_KEY")
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        data = None if body is None else json.dumps(body).encode()
-        for wait in (0.5, 2, None):
-            try:
-                with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=300) as reply:
-                    return json.loads(reply.read())
-            except (OSError, ValueError) as e:                   # URLError and timeouts are OSErrors; ValueError: not JSON
-                if wait is None or isinstance(e, urllib.error.HTTPError) and e.code in (400, 401, 403, 404):
-                    raise ValueError(f"the judge {self.url} does not answer ({e})") from e
-                time.sleep(wait)
 
 
 # ---- what is asked -----------------------------------------------------------------------------------------------------
@@ -107,10 +74,16 @@ def fields(item, response, truncated=False):
     if item.meta.get("judge") == "mmvet":                                       # one row of a table
         text = " ".join(text.split()).replace("|", "/")
     gold = item.gold if isinstance(item.gold, str) else " or ".join(map(str, item.gold))
-    if item.options and re.fullmatch("[A-Z]", gold) and item.meta.get("judge") != "mmvu_choice":
+    if re.fullmatch("[A-Z]", gold) and gold in LETTERS[:len(item.options)] and item.meta.get("judge") != "mmvu_choice":
         gold = f"{gold}. {item.options[LETTERS.index(gold)]}"
     return {"question": item.meta.get("ask", item.question), "response": text, "answer": gold,
             "options": "\n".join(f"{LETTERS[i]}. {o}" for i, o in enumerate(item.options))}
+
+
+def compare(question, options, response, gold, truncated=False, template=PROMPTS["shared"]):
+    """The shared judge's prompt for a response in training (teacher.verdicts); "" when nothing follows its thinking: no answer."""
+    values = fields(Item("", question, gold, tuple(options)), response, truncated)
+    return prompt_of(template, [values]) if values["response"] else ""
 
 
 def fill(template, values):

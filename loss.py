@@ -1,4 +1,6 @@
-"""Advantages, policy loss and chunked log-probs: tensors in, sums out (ZPPO section 3.3, Eqs. 2-6; Table 8).
+"""Advantages, policy loss, chunked log-probs, and the divergence of the distillation baselines: tensors in, sums out.
+
+ZPPO section 3.3, Eqs. 2-6, Table 8; the divergence is Appendix D.2's.
 
 Pure: no model, no process group, no means over tokens. The caller owns the denominator, because it has to count the tokens of
 the whole minibatch, over all micro-batches and ranks, before the first of them is divided.
@@ -14,6 +16,8 @@ Alone, one GRPO-like update on your own hidden states (N response tokens, width 
     >>> advantages([1, 0, 0, 0, 1, 1], [7, 7, 7, 7, 8, 8]).round(decimals=3).tolist()
     [1.732, -0.577, -0.577, -0.577, 0.0, 0.0]
 """
+import math
+
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -50,10 +54,11 @@ def advantages(rewards, group_ids, norm="nonzero", eps=1e-8):
     return torch.where(spread, a, 0.0)
 
 
-def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip=10.0):
+def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip=10.0, weight=None):
     """PPO surrogate with asymmetric clip and dual clip, summed over tokens (Table 8).
 
-    logp, old_logp, adv: (N,) for N response tokens; only logp carries a gradient.
+    logp, old_logp, adv: (N,) for N response tokens; only logp carries a gradient. weight: (N,) factors of the tokens' losses
+    after all clips, taken as constants (tis_weight); None: 1.
     Dual clip: with a negative advantage the loss of a token is at most dual_clip * |adv|, however large its ratio.
     Returns (sum, stats); stats: {"tokens", "clipped", "dual_clipped"} as ints and "ratio_max", for logging.
     """
@@ -61,12 +66,23 @@ def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip
     surrogate = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
     ceiling = -dual_clip * adv
     per_token = torch.where(adv < 0, torch.minimum(surrogate, ceiling), surrogate)
+    if weight is not None:
+        per_token = per_token * weight.detach()
     with torch.no_grad():
         bound = torch.where(adv > 0, ratio > 1 + clip_high, ratio < 1 - clip_low) & (adv != 0)
         stats = {"tokens": len(logp), "clipped": int(bound.sum()),
                  "dual_clipped": int(((adv < 0) & (surrogate > ceiling)).sum()),
                  "ratio_max": float(ratio.max()) if len(ratio) else 1.0}
     return per_token.sum(), stats
+
+
+def tis_weight(old_logp, sampler_logp, cap):
+    """Truncated importance sampling: min(exp(old_logp - sampler_logp), cap) a token, (N,), without gradient.
+
+    Corrects for a sampler whose probabilities are not quite the trainer's (another engine, another precision); `cap` bounds the
+    variance. With one engine for both it is 1.
+    """
+    return torch.exp((old_logp - sampler_logp).detach().clamp(-20, 20)).clamp(max=cap)
 
 
 def mask_logits(logits, banned):
@@ -97,3 +113,38 @@ def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=409
              if torch.is_grad_enabled() else part(hidden[i:i + chunk], tokens[i:i + chunk])
              for i in range(0, len(tokens), chunk)]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def jsd_sum(student_hidden, student_head, teacher_hidden, teacher_head, banned=None, temperature=1.0, chunk=1024):
+    """Jensen-Shannon divergence of student and teacher at each token, over the full vocabulary, summed over tokens.
+
+    JSD = KL(p||m)/2 + KL(q||m)/2 with m = (p + q)/2, in nats: 0 where p = q, at most ln 2, symmetric. Softmax in fp32, of
+    logits / temperature.
+    student_hidden, teacher_hidden: (N, Ds), (N, Dt), at the same N places; heads: (V, Ds), (V', Dt). Where the vocabularies are
+    padded to different sizes, the ids that only one of them has get probability 0, as the `banned` ones do.
+    Only the student carries a gradient. Never more than (chunk, V) logits of each; a chunk is recomputed in the backward pass.
+    Returns the sum, and the (N,) divergences, detached.
+    """
+    V = min(len(student_head), len(teacher_head))
+    banned = None if banned is None else banned[banned < V]
+
+    def log_probs(h, head):
+        # divided before masking: finfo.min / 0.5 would be -inf, and -inf - -inf below nan
+        return torch.log_softmax(mask_logits((h @ head[:V].T).float() / temperature, banned), dim=-1)      # (chunk, V)
+
+    def part(hs, ht):
+        logp = log_probs(hs, student_head)
+        with torch.no_grad():
+            logq = log_probs(ht, teacher_head)
+        # log p/m = ln 2 - ln(1 + q/p), from the log ratio: exactly 0 where p = q, finite where p or q underflows to 0
+        ratio = logq - logp
+        zero = torch.zeros_like(ratio)
+        p_over_m, q_over_m = (math.log(2) - torch.logaddexp(zero, r) for r in (ratio, -ratio))
+        return ((logp.exp() * p_over_m).sum(-1) + (logq.exp() * q_over_m).sum(-1)) / 2
+
+    if len(student_hidden) == 0:
+        return student_hidden.sum().float(), student_hidden.new_zeros(0).float()      # empty, and still part of the graph
+    per_token = torch.cat([checkpoint(part, student_hidden[i:i + chunk], teacher_hidden[i:i + chunk], use_reentrant=False)
+                           if torch.is_grad_enabled() else part(student_hidden[i:i + chunk], teacher_hidden[i:i + chunk])
+                           for i in range(0, len(student_hidden), chunk)])
+    return per_token.sum(), per_token.detach()

@@ -14,17 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reward import answers_equal, last_boxed
+from sample import KINDS
 
 
 class Clock:
     """Seconds by phase of one step: `with clock("rollout"): ...`; a phase that runs twice adds up."""
 
-    def __init__(self):
-        self.seconds, self.begin = {}, time.perf_counter()
+    def __init__(self, tell=None):
+        self.seconds, self.begin, self.tell = {}, time.perf_counter(), tell      # tell(phase): for the watchdog of parallel.py
 
     @contextmanager
     def __call__(self, phase):
         start = time.perf_counter()
+        if self.tell:
+            self.tell(phase)
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
@@ -43,11 +46,11 @@ def count_groups(groups, advantage):
 
 
 def by_kind(groups, advantage):
-    """count_groups of new, replayed, BCQ and NCQ groups."""
-    pick = {"new": lambda g: g.kind == "plain" and g.origin == "new",
-            "replay": lambda g: g.kind == "plain" and g.origin == "replay",
-            "bcq": lambda g: g.kind == "bcq", "ncq": lambda g: g.kind == "ncq"}
-    return {name: count_groups([g for g in groups if want(g)], advantage) for name, want in pick.items()}
+    """count_groups of new and replayed plain groups, and of each aided kind (sample.KINDS); all zero where there are none."""
+    parts = {name: [] for name in ("new", "replay", *KINDS[1:])}
+    for g in groups:
+        parts[g.origin if g.kind == "plain" else g.kind].append(g)
+    return {name: count_groups(part, advantage) for name, part in parts.items()}
 
 
 def composition(plain, pool):

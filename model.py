@@ -9,13 +9,14 @@ processor and the tokenizer do not, and the few lines that expand placeholders a
 """
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import (AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText,
-                          AutoTokenizer, BatchFeature)
+                          AutoTokenizer, BatchFeature, GenerationConfig)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
@@ -35,6 +36,7 @@ class LM:
     image_id: int = -1              # placeholder ids; -1: the model has none
     video_id: int = -1
     compute: torch.dtype = torch.float32      # of matrix products; the weights themselves stay float32
+    sharded: bool = False           # FSDP gathers the weights in `compute`, so that autocast has nothing left to do
 
     @property
     def device(self):
@@ -58,7 +60,12 @@ class LM:
 
     def autocast(self):
         """Context in which sampler and trainer alike run their forwards."""
-        return nullcontext() if self.compute == torch.float32 else torch.autocast(self.device.type, self.compute)
+        plain = self.sharded or self.compute == torch.float32 or next(self.net.parameters()).dtype == self.compute
+        return nullcontext() if plain else torch.autocast(self.device.type, self.compute)
+
+    def blocks(self):
+        """The decoder blocks, in order: what FSDP gathers one after the other."""
+        return getattr(self.base, "language_model", self.base).layers
 
     def n_params(self):
         """Number of parameters, a tied head counted once."""
@@ -92,23 +99,52 @@ def load_parts(path):
     return config, tokenizer, image_processor
 
 
-def load(path, dtype="float32", device="cpu"):
+def attention(device):
+    """"flash_attention_2" where the package is installed and the device is a GPU, else PyTorch's own "sdpa"."""
+    return "flash_attention_2" if str(device).startswith("cuda") and find_spec("flash_attn") else "sdpa"
+
+
+def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
     """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat template.
 
-    dtype: "float32" or "bfloat16", of the matrix products; the weights are float32 masters either way (in bfloat16 an
-    update of lr 1e-6 is mostly rounded away). Raises ValueError with one line that names the folder and what is missing.
+    dtype: "float32" or "bfloat16", of the matrix products. masters: the weights are float32 either way (in bfloat16 an
+    update of lr 1e-6 is mostly rounded away); False for a model that is not trained: they are kept in dtype. attend: the
+    attention implementation. Raises ValueError with one line that names the folder and what is missing.
     """
     path = str(path)
     config, tokenizer, image_processor = load_parts(path)
     auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
-        # SDPA in eval and in training alike: flash-attn replaces it on a GPU where it is installed
-        net = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa").to(device)
+        net = auto.from_pretrained(path, dtype=torch.float32 if masters else getattr(torch, dtype),
+                                   attn_implementation=attend).to(device)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
     lm = from_parts(net, tokenizer, image_processor, path)
     lm.compute = getattr(torch, dtype)
     return lm
+
+
+class NoNet:
+    """Stands where the weights would be, for an LM that only reads and measures prompts."""
+
+    def __init__(self, config, generation_config):
+        self.config, self.generation_config, self.device = config, generation_config, torch.device("cpu")
+
+    def eval(self):
+        """Nothing to switch off."""
+
+
+def text_side(path):
+    """An LM of a model folder or hub id whose weights are elsewhere (remote.Pool): encode, window, end tokens, no forward.
+
+    Raises ValueError as load() does.
+    """
+    config, tokenizer, image_processor = load_parts(str(path))
+    try:
+        generation = GenerationConfig.from_pretrained(str(path))
+    except OSError:                 # a folder without generation_config.json
+        generation = GenerationConfig.from_model_config(config)
+    return from_parts(NoNet(config, generation), tokenizer, image_processor, str(path))
 
 
 def from_parts(net, tokenizer, image_processor, path):
@@ -131,9 +167,12 @@ def from_parts(net, tokenizer, image_processor, path):
               torch.tensor(banned, dtype=torch.long, device=net.device), image_id, video_id)
 
 
-def save(lm, folder):
-    """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image processor."""
-    lm.net.save_pretrained(folder)
+def save(lm, folder, weights=None):
+    """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image processor.
+
+    weights: {name: full tensor} where the net itself holds only shards of them.
+    """
+    lm.net.save_pretrained(folder, state_dict=weights)
     lm.tokenizer.save_pretrained(folder)
     if lm.image_processor is not None:
         lm.image_processor.save_pretrained(folder)
@@ -285,12 +324,26 @@ def collate(lm, samples):
             "visions": visions, "rows": rows}
 
 
-def response_hidden(lm, batch):
-    """The hidden state BEFORE each response token, and that token: (N, D) and (N,) int64, row by row."""
+def response_hidden(lm, batch, always_look=False):
+    """The hidden state BEFORE each response token, and that token: (N, D) and (N,) int64, row by row.
+
+    always_look: run the vision tower, with weight zero, also on a batch without images: under FSDP a rank whose rows have
+    none would reduce other gradients than the ranks whose rows have some.
+    """
     feats = features(lm, batch["visions"])
     h = hidden_states(lm, batch["ids"], batch["mask"], batch["pos"], feats, batch["rows"])
     target = batch["target"][:, 1:]
-    return h[:, :-1][target], batch["ids"][:, 1:][target]
+    hidden = h[:, :-1][target]
+    if always_look and not any(batch["visions"]):
+        hidden = hidden + 0 * _glance(lm).sum()
+    return hidden, batch["ids"][:, 1:][target]
+
+
+def _glance(lm):
+    p = lm.image_processor
+    values = torch.zeros(p.merge_size ** 2, 3 * p.temporal_patch_size * p.patch_size ** 2, device=lm.device)
+    grid = torch.tensor([[1, p.merge_size, p.merge_size]], device=lm.device)
+    return lm.base.get_image_features(values, grid).pooler_output[0]
 
 
 def _first_line(e):

@@ -5,7 +5,7 @@
 
 | figure | shows | paper |
 | --- | --- | --- |
-| accuracy.png | share of right answers to new, replayed, BCQ and NCQ prompts, held-out points | Figs. 22, 25 |
+| accuracy.png | share of right answers by kind of prompt (new, replayed, BCQ, NCQ, ...), held-out points | Figs. 22, 25 |
 | graduations.png | graduated / admitted, cumulative, by the accuracy at which a question entered | Fig. 4 |
 | dynamics.png | entropy, share of answers with positive advantage, loss, gradient norm | Figs. 22, 25 |
 | buffer.png, composition.png, fate.png | occupancy; easy and eligible shares; fate by number of attempts | 20, 5a, 24 |
@@ -32,11 +32,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 KINDS = {"new": ("new prompts", "#0072B2"), "replay": ("replayed prompts", "#56B4E9"),
-         "bcq": ("BCQ", "#009E73"), "ncq": ("NCQ", "#D55E00")}
+         "bcq": ("BCQ", "#009E73"), "ncq": ("NCQ", "#D55E00"), "hint": ("Hint", "#CC79A7"), "prefix": ("Prefix", "#E69F00")}
 EASY, TEACHER, GREY = "#E69F00", "#CC79A7", "#8C8C8C"
 RUNS = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2"]
 PHASES = {"rollout": ("plain rollouts", KINDS["new"][1]), "teacher": ("teacher", TEACHER),
-          "reformulate": ("build BCQ/NCQ prompts", "#F0E442"), "reformulated_rollout": ("BCQ/NCQ rollouts", KINDS["bcq"][1]),
+          "reformulate": ("build aided prompts", "#F0E442"), "reformulated_rollout": ("aided rollouts", KINDS["bcq"][1]),
           "old_logp": ("old log-probs", KINDS["replay"][1]), "update": ("update", KINDS["ncq"][1])}
 FATES = {"graduated": ("graduated", EASY), "improved": ("improved, still hard", "#F6DDA6"), "never": ("never improved", GREY)}
 HELD_OUT = {"heldout": "held-out", "heldout_text": "held-out, text", "heldout_video": "held-out, video"}
@@ -284,7 +284,7 @@ def dynamics(runs):
         return None
     fig, axes = new_figure("Dynamics" + window_note(runs), 2, 2, height=5.4 if len(runs) == 1 else 5.8, sharex=True)
     thin = 0.35 if len(runs) == 1 else 0.2
-    titles = ("entropy (nats per token)", "answers with positive advantage (%)", "policy loss", "gradient norm before clipping")
+    titles = ("entropy (nats per token)", "answers with positive advantage (%)", loss_name(runs), "gradient norm before clipping")
     for run, colour in zip(runs, RUNS * len(runs) if len(runs) > 1 else [KINDS["new"][1]]):
         if run.rows:
             curve(axes[1], run, *positive_counts(run.rows), colour, run.label, scale=100, thin=thin)
@@ -299,6 +299,13 @@ def dynamics(runs):
     if len(runs) > 1:
         runs_legend(fig, runs)
     return fig
+
+
+def loss_name(runs):
+    """What "loss" is in these runs: the distillation methods minimize a divergence, the others PPO's surrogate."""
+    distill = {r.config.get("method", "").endswith("distill") for r in runs}
+    return "loss (policy; distillation: JSD in nats)" if len(distill) > 1 else \
+        "Jensen-Shannon divergence (nats per token)" if True in distill else "policy loss"
 
 
 def buffer(run):

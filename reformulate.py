@@ -14,7 +14,7 @@ Nothing of the project is imported. Alone:
     ...
     >>> sorted(hardest([0.25, 0.0, 0.5, 0.0], tau=0.5, cap=2, rng=rng))
     [1, 3]
-    >>> fill([1, 3], has_bcq={1, 3}, has_ncq={1, 3}, cap=3)
+    >>> fill([1, 3], {"bcq": {1, 3}, "ncq": {1, 3}}, cap=3)
     [(1, 'bcq'), (1, 'ncq'), (3, 'bcq')]
 """
 import re
@@ -93,10 +93,10 @@ def hardest(mean_reward, tau, cap, rng):
     return sorted(hard, key=lambda i: mean_reward[i])[:cap]
 
 
-def fill(order, has_bcq, has_ncq, cap):
-    """Post-cap (step 5): walk `order` (hardest first), BCQ then NCQ of each question, until `cap` prompts are chosen.
+def fill(order, have, cap):
+    """Post-cap (step 5): walk `order` (hardest first), each question's kinds in the order of `have`, until `cap` are chosen.
 
-    Returns [(index, "bcq" | "ncq")]. When one slot is left the BCQ takes it, because it stands first.
+    have: {"bcq": set of indices, "ncq": set, ...}. Returns [(index, kind)]. When one slot is left the BCQ takes it, because it
+    stands first.
     """
-    pool = [(i, kind) for i in order for kind, have in (("bcq", has_bcq), ("ncq", has_ncq)) if i in have]
-    return pool[:cap]
+    return [(i, kind) for i in order for kind in have if i in have[kind]][:cap]

@@ -1,135 +1,146 @@
-"""Prompts -> samples: the engine that draws responses from the current policy.
+"""Prompts -> samples: what every sampling engine can do, and how one is opened.
 
-Every engine has the same three verbs, so that train.py does not know which one it holds:
-    sample(prompts, n, ...) -> n Samples a prompt        sync_weights(lm)        tokens: generated so far, may be reset
-HFEngine samples with the trainer's own `transformers` model: no second copy, nothing to sync, right on a CPU and in tests.
-It prefills each prompt once, repeats the cache n times, and drops rows as they end.
+An engine draws responses from one model. train.py, teacher.py and eval.py do not know which one they hold:
+    sample(prompts, n, ...)     n Samples a prompt, all at once
+    submit(...), step(), abort()   the same as a queue: groups come back one by one, as they finish
+    sync_weights(named)         take the trainer's new weights
+    sleep(), wake()             give the accelerator's memory to the trainer, and take it again
+hf_engine.HFEngine samples with a `transformers` model in this process: slow, and right anywhere. vllm_engine.VLLMEngine holds
+a vLLM engine in this process: what a GPU samples with.
 
-What shapes the distribution is written out: temperature, top-p, top-k and banned ids; the model's generation config is
-ignored (its sampling defaults would make the policy that is sampled another one than the policy that is trained).
+What shapes the distribution is written out: temperature, top-p, top-k, presence penalty and banned ids; the model's generation
+config is ignored (its sampling defaults would make the policy that is sampled another one than the policy that is trained).
+Every prompt has its own seed, so its samples do not depend on what else is in the batch, nor on the rank that draws them.
 
-    engine = HFEngine(lm)
-    groups = engine.sample([encode(lm, "What is 2+2?" + CLOSER)], n=8, max_new_tokens=32, seed=0)
+    engine = open_engine("", lm)
+    groups = engine.sample([engine.encode("What is 2+2?" + CLOSER)], n=8, max_new_tokens=32, seed=0)
 """
 import hashlib
+from functools import cached_property
+from importlib.util import find_spec
 
-import torch
-from transformers import DynamicCache
-from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
+from chat import control_strings, encode
 
-from loss import mask_logits
-from model import expand, features, hidden_states, pixels, positions
-from sample import Sample
+ENGINES = ("hf", "vllm")
+
+
+class Stopped(Exception):
+    """Sampling was broken off because its caller's stop() said so."""
 
 
 def seed_of(*parts):
-    """A 63-bit seed from anything printable: every engine call gets its own, from run seed, rank, step and purpose."""
+    """A 63-bit seed from anything printable: every prompt gets its own, from run seed, step, purpose and place in the batch."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-class HFEngine:
-    """Samples with a transformers model in this process. max_rows: responses that are decoded side by side."""
+def open_engine(kind, lm, **options):
+    """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for vllm on a GPU and hf elsewhere.
 
-    def __init__(self, lm, max_rows=512):
-        self.lm, self.max_rows = lm, max_rows
-        self.tokens = 0                                          # generated so far, for the cost figures
+    options: of VLLMEngine, with the path of its weights where that is not lm's (HFEngine has none to set). Raises ValueError when vLLM is wanted and not installed.
+    """
+    if kind not in (*ENGINES, ""):
+        raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")
+    kind = kind or ("vllm" if lm.device.type == "cuda" else "hf")
+    if kind == "hf":
+        from hf_engine import HFEngine
+        return HFEngine(lm)
+    if find_spec("vllm") is None:
+        raise ValueError("vLLM is not installed, and samples on a GPU: pip install -r requirements-gpu.txt, "
+                         "or go without it, slowly, with --engine hf")
+    from vllm_engine import VLLMEngine                                # minutes of imports, for those who want it
+    return VLLMEngine(options.pop("path", lm.path), lm, **options)
 
-    def sync_weights(self, lm):
-        """Nothing to do: the engine reads the weights that the optimizer writes."""
-        assert lm.net is self.lm.net, "HFEngine samples from the model it was made with"
 
-    @torch.no_grad()
-    def sample(self, prompts, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
-        """n responses to each prompt. prompts: list of sample.Prompt (one placeholder id per image).
+class Engine:
+    """What all engines share. lm: the model.LM whose tokenizer, image processor, end tokens and banned ids hold.
 
-        max_new_tokens: the end token included; temperature 0 means greedy; presence_penalty is taken off the logit of every
-        token that the response already holds (evaluation only: training must sample the policy it trains). Returns a list
-        over prompts of lists of n Samples, all n with the SAME Prompt object, its placeholders expanded. Raises ValueError
-        when the prompt and the response do not fit the context window.
+    tokens: generated so far, may be reset. name: of the model, for cache keys. remote: whether it samples on another machine.
+    Subclasses write submit, step, busy, abort and sync_weights.
+    """
+    remote = False
+
+    def __init__(self, lm, name=""):
+        self.lm, self.name, self.tokens = lm, name or lm.path, 0
+
+    @property
+    def window(self):
+        """Longest prompt + response, in tokens."""
+        return self.lm.window
+
+    @cached_property
+    def control(self):
+        """The tags that mean something to this model (chat.control_strings)."""
+        return control_strings(self.lm.tokenizer)
+
+    def encode(self, text, images=(), video=(), thinking=True):
+        """A user turn as this model reads it (chat.encode)."""
+        return encode(self.lm, text, images, video, thinking)
+
+    def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
+        """Queue one prompt for n responses. key: any hashable, comes back with them; prompt: sample.Prompt, one placeholder
+        id per image or video; max_new_tokens: the end token included; seed: an int, of this prompt; temperature 0 means
+        greedy; presence_penalty is taken off the logit of every token that the response already holds (evaluation only:
+        training must sample the policy it trains).
+
+        Raises ValueError when the prompt and the response do not fit the context window.
         """
-        with self.lm.autocast():
-            return self._sample(prompts, n, max_new_tokens, seed, temperature, top_p, top_k, presence_penalty)
+        raise NotImplementedError
 
-    def _sample(self, prompts, n, max_new_tokens, seed, temperature, top_p, top_k, presence_penalty):
-        generator = torch.Generator(device=self.lm.device).manual_seed(seed)
-        visions = [pixels(self.lm, p) for p in prompts]
-        prompts = [expand(self.lm, p, v) for p, v in zip(prompts, visions)]
-        for p in prompts:
-            if len(p.ids) + max_new_tokens > self.lm.window:
-                raise ValueError(f"a prompt of {len(p.ids)} tokens and a response of {max_new_tokens} do not fit the "
-                                 f"context of {self.lm.window} tokens; lower --max-response")
+    def step(self):
+        """Sample for a while. Returns [(key, n Samples), ...] that finished now, maybe none; all n hold the SAME Prompt object,
+        its placeholders expanded."""
+        raise NotImplementedError
+
+    @property
+    def busy(self):
+        """Whether something that was submitted has not come back."""
+        raise NotImplementedError
+
+    def abort(self):
+        """Forget everything that was submitted."""
+        raise NotImplementedError
+
+    def sync_weights(self, named):
+        """Take new weights. named: iterator of (name, tensor), names as in the transformers state dict, whole tensors, used
+        one by one; None where the engine samples with the trainer's own net and has nothing to do."""
+        raise NotImplementedError
+
+    def sleep(self):
+        """Give accelerator memory back. Nothing may be under way."""
+
+    def wake(self):
+        """Take it again; submit() and step() do it by themselves."""
+
+    def sample(self, prompts, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0,
+               done=None, stop=None):
+        """n responses to each prompt: a list over prompts of lists of n Samples. Settings as in submit().
+
+        seed: one int (prompt i gets seed_of(seed, i)), or one int a prompt. done(i, samples): called as each prompt's group
+        finishes. stop(): asked between steps; when true, everything is aborted and Stopped raised.
+        """
+        assert not self.busy, "sample() on an engine that still works on what was submitted"
+        seeds = [seed_of(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
+        assert len(seeds) == len(prompts), f"{len(seeds)} seeds for {len(prompts)} prompts"
         out = [None] * len(prompts)
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))     # neighbours pad each other least
-        step = max(1, self.max_rows // n)
-        for i in range(0, len(prompts), step):
-            some = by_length[i:i + step]
-            drawn = self._batch([prompts[j] for j in some], [visions[j] for j in some], n, max_new_tokens, generator,
-                                temperature, top_p, top_k, presence_penalty)
-            for j, group in zip(some, drawn):
-                out[j] = group
+        try:
+            for i, prompt in enumerate(prompts):
+                self.submit(i, prompt, n, max_new_tokens, seeds[i], temperature, top_p, top_k, presence_penalty)
+            while self.busy:
+                if stop and stop():
+                    raise Stopped
+                for i, samples in self.step():
+                    out[i] = samples
+                    if done:
+                        done(i, samples)
+        except BaseException:                                         # Ctrl-C as well: the next call starts empty
+            self.abort()
+            raise
         return out
 
-    def _batch(self, prompts, visions, n, max_new_tokens, generator, temperature, top_p, top_k, presence_penalty):
-        lm, dev = self.lm, self.lm.device
-        N, P = len(prompts), max(len(p.ids) for p in prompts)
-        ids, pos = torch.zeros(N, P, dtype=torch.long), torch.zeros(3, N, P, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        after = torch.zeros(N, dtype=torch.long)
-        for i, (p, v) in enumerate(zip(prompts, visions)):       # left-padded, so that all rows decode at one column
-            L = len(p.ids)
-            prompt_pos, after[i] = positions(lm, p, v)
-            ids[i, P - L:], mask[i, P - L:], pos[:, i, P - L:] = torch.tensor(p.ids), 1, prompt_pos
-        cache = DynamicCache(config=lm.net.config.get_text_config())
-        h = hidden_states(lm, ids.to(dev), mask.to(dev), pos.to(dev), features(lm, visions), range(N), cache)[:, -1]
-        repeat = torch.arange(N, device=dev).repeat_interleave(n)            # (N*n,) one row a response from here on
-        cache.reorder_cache(repeat)
-        h, mask, next_pos = h[repeat], mask.to(dev)[repeat], after.to(dev)[repeat]
 
-        eos = torch.tensor(lm.eos_ids, device=dev)
-        alive = torch.arange(N * n, device=dev)                               # which response each live row is
-        tokens = torch.zeros(N * n, max_new_tokens, dtype=torch.long, device=dev)
-        logps = torch.zeros(N * n, max_new_tokens, device=dev)
-        length = torch.full((N * n,), max_new_tokens, device=dev)
-        ended = torch.zeros(N * n, dtype=torch.bool, device=dev)
-        penalty = torch.zeros(N * n, lm.head.shape[0], device=dev) if presence_penalty else None    # to take off each logit
-        for t in range(max_new_tokens):
-            token, logp = self._draw(h, generator, temperature, top_p, top_k, None if penalty is None else penalty[alive])
-            tokens[alive, t], logps[alive, t] = token, logp
-            if penalty is not None:
-                penalty[alive, token] = presence_penalty
-            stop = torch.isin(token, eos) & ~ended[alive]                     # an ended row may still be decoded for a while
-            length[alive[stop]], ended[alive[stop]] = t + 1, True
-            live = ~ended[alive]
-            if t + 1 == max_new_tokens or not live.any():
-                break
-            if live.sum() < 0.75 * len(alive):                # ended rows are dropped now and then, not each time
-                rows = live.nonzero()[:, 0]
-                cache.reorder_cache(rows)
-                alive, token, mask, next_pos = alive[rows], token[rows], mask[rows], next_pos[rows]
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            h = hidden_states(lm, token[:, None], mask, next_pos.expand(3, -1)[:, :, None], None, (), cache)[:, -1]
-            next_pos = next_pos + 1
-
-        tokens, logps, length, ended = tokens.tolist(), logps.tolist(), length.tolist(), ended.tolist()
-        self.tokens += sum(length)
-        samples = [Sample(prompts[r // n], tuple(tokens[r][:length[r]]), tuple(logps[r][:length[r]]),
-                          lm.tokenizer.decode(tokens[r][:length[r]], skip_special_tokens=True), not ended[r])
-                   for r in range(N * n)]
-        return [samples[i * n:(i + 1) * n] for i in range(N)]
-
-    def _draw(self, h, generator, temperature, top_p, top_k, penalty=None):
-        """One token a row and its log-prob under the distribution it was drawn from. h: (rows, D); penalty: (rows, V)."""
-        logits = mask_logits(h @ self.lm.head.T, self.lm.banned)
-        if penalty is not None:
-            logits = logits - penalty
-        if temperature == 0:
-            logp, token = torch.log_softmax(logits, -1).max(-1)
-            return token, logp
-        logits = logits / temperature
-        if top_k:
-            logits = TopKLogitsWarper(top_k)(None, logits)
-        if top_p < 1:
-            logits = TopPLogitsWarper(top_p)(None, logits)
-        logp = torch.log_softmax(logits, -1)
-        token = torch.multinomial(logp.exp(), 1, generator=generator)
-        return token[:, 0], logp.gather(-1, token)[:, 0]
+def __getattr__(name):
+    """`from rollout import HFEngine` works too; imported late, because hf_engine.py needs the base class above."""
+    if name == "HFEngine":
+        from hf_engine import HFEngine
+        return HFEngine
+    raise AttributeError(f"module 'rollout' has no attribute {name!r}")

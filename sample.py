@@ -5,7 +5,7 @@ Sample are exactly those the sampler consumed and produced, so that the trainer'
 of tokens (decoding and encoding again would change it).
 """
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 KINDS = ("plain", "bcq", "ncq", "hint", "prefix")      # what a group was asked: the question alone, or one of the aided prompts
 
@@ -18,6 +18,14 @@ class Prompt:
     video_fps: float = 1.0           # frames a second; the timestamps that are written before the frames depend on it
     text: str = ""                   # the user's turn as written, for servers that tokenize themselves (--teacher-url)
     thinking: bool = True            # whether the template may open <think>, for the same
+
+
+class Ask(NamedTuple):
+    """What is asked of the student: one prompt, still as text."""
+    origin: str                      # "new" or "replay": where its question came from
+    question: Any                    # data.Question
+    text: str                        # the wording, without the closer
+    prefix: tuple[int, ...] = ()     # token ids that the response is forced to begin with (the prefix baseline)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """ZPPO (arXiv 2606.18216), Algorithm 1, read top to bottom: `train` is the algorithm box, what it calls stands below it.
 
     python train.py                              # the tiny world: a 0.8 M-parameter Qwen3.5 student, two CPU cores, minutes
-    python train.py --no-bcq --no-ncq            # GRPO with the replay buffer, for comparison
+    python train.py --method grpo                # GRPO with the replay buffer, for comparison; also hint, prefix, off-distill, ...
     python train.py --data my.jsonl --student some/folder --teacher other/folder
+    torchrun --nproc_per_node=8 train.py --student 0.8b            # 6 student ranks and 2 teacher ranks, as in the paper
 
 The student learns by PPO from its own tokens only. The frozen teacher is read in prompts: on a hard question, BCQ shows one
 correct teacher answer beside one wrong answer of the student, NCQ shows all the wrong ones, and a replay buffer brings the
 question back until the student solves it alone.
 
-Left out on purpose: KL term and reference model, online filtering, learning-rate schedule (the paper has none of them), and
-a trainer class. Where the paper leaves a choice, the flag's help says what it does; README.md lists them all.
+On several ranks each runs this same loop: sampling and the update's micro-batches are split (run.sample, `mine`), all decisions
+are taken by every rank from the same gathered rewards and the same rng. Left out on purpose: KL term and reference model, online
+filtering, learning-rate schedule (the paper has none of them), and a trainer class. Where the paper leaves a choice, the flag's
+help says what it does; README.md lists them all.
 """
 import signal
 
@@ -17,8 +20,10 @@ if __name__ == "__main__":      # until there is something to save, Ctrl-C simpl
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math
+import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -27,26 +32,29 @@ from tqdm import tqdm
 import checkpoint
 import model
 import reformulate
-from config import flags, make_folder, open_run, share
-from console import StopSignal, bar_text, restored_signals, run_table, summary
-from data import digest, in_memory, open_questions, parse_map, take
-from eval import SPLITS, by_family, evaluate
-from loss import advantages, chunked_logp, policy_loss_sum
+from config import DISTILL, flags, run_name, share
+from console import StopSignal, bar_text, restored_signals, summary
+from data import take
+from eval import by_family
+from loss import advantages, policy_loss_sum, tis_weight
 from metrics import audit, by_kind, composition, peak_gb
-from model import collate, response_hidden
+from parallel import roles, whole
 from reward import last_boxed
-from run import Run, check_length, prompt_of
+from rollout import Stopped
+from run import free_text, prompt_of
+from sample import KINDS, Ask
+from start import open_all, serve_teacher
 
 
 def train(cfg, run, student, heldout, out):
-    """Algorithm 1. Returns the exit status: 0, or 130 / 143 after an interruption, with everything saved."""
-    engine, buffer, rng, questions, n_new = run.engine, run.buffer, run.rng, run.questions, cfg.batch * cfg.iterations
-    n_replay, n_aug = share(cfg.replay, n_new), share(cfg.aug, n_new)
-    stop, after = StopSignal(), None
+    """Algorithm 1. Returns the exit status 0; raises rollout.Stopped when a signal asked to save and leave."""
+    buffer, rng, questions, world, n_new = run.buffer, run.rng, run.questions, run.world, cfg.batch * cfg.iterations
+    n_replay, n_aug = share(cfg.replay, n_new), run.n_aug
+    run.stop, after = StopSignal(), None
     if run.before is None:
-        run.before = held_out(engine, heldout, cfg)
-        run.log.metrics({"step": 0, "heldout": families(run.before)})
-    bar = tqdm(total=cfg.steps, initial=run.done, desc="ZPPO", unit="step", dynamic_ncols=True)
+        run.before = run.held_out(heldout)
+        run.write_step({"step": 0, "heldout": families(run.before)})
+    bar = tqdm(total=cfg.steps, initial=run.done, desc=run_name(cfg), unit="step", dynamic_ncols=True, disable=world.rank > 0)
 
     for step in range(run.done + 1, cfg.steps + 1):
         clock = run.start_step()
@@ -55,35 +63,37 @@ def train(cfg, run, student, heldout, out):
         with clock("rollout"):
             new = [("new", q) for q in run.new_questions(take(len(questions), cfg.seed, run.position, n_new))]
             replayed = [("replay", questions.find(i)) for i in buffer.draw(n_replay, rng)] if cfg.buffer else []
-            asked = [(origin, q, prompt_of(student, q, q.question, cfg)) for origin, q in new + replayed]
-            plain = run.sample("plain", asked, 0, step)
+            plain = run.sample("plain", [Ask(origin, q, q.question) for origin, q in new + replayed], 0, step)
 
-        # 2. Teacher rollouts, on the hard questions only; the correct ones are the BCQ pool.
+        # 2. Teacher rollouts, on the hard questions only; the correct ones are the BCQ pool (of hint and prefix as well).
         with clock("teacher"):
             hard = [g for g in plain if g.mean < cfg.tau]
-            pool = run.correct_answers(hard, step) if cfg.bcq and n_aug else {g.id: [] for g in hard}
+            wanted = run.wants_answers and cfg.method not in DISTILL
+            pool = run.correct_answers(hard, step) if wanted else {g.id: [] for g in hard}
+            lessons = distilled(run, plain, step) if cfg.method in DISTILL else None
 
         # 3. Pre-cap: the rho_aug * |X_new| hardest.   4. Their BCQ and NCQ prompts, from compressed candidates.
         with clock("reformulate"):
-            kept = [plain[i] for i in reformulate.hardest([g.mean for g in plain], cfg.tau, n_aug, rng)]
-            built, too_long = build(kept, pool, run, step)
+            able = [g for g in plain if g.id in pool and (pool[g.id] or cfg.ncq or cfg.bcq)]
+            kept = [able[i] for i in reformulate.hardest([g.mean for g in able], cfg.tau, n_aug, rng)]
+            built, too_long = build(kept, pool, run)
 
         # 5. Post-cap: one pool of at most rho_aug * |X_new| prompts, hardest question first, BCQ before NCQ. Sample them.
         with clock("reformulated_rollout"):
-            have = {kind: {i for i, k in built if k == kind} for kind in ("bcq", "ncq")}
-            chosen = [built[key] for key in reformulate.fill([g.id for g in kept], have["bcq"], have["ncq"], n_aug)]
+            have = {kind: {i for i, k in built if k == kind} for kind in KINDS}
+            chosen = [built[key] for key in reformulate.fill([g.id for g in kept], have, n_aug)]
             groups = list(plain)
-            for kind in ("bcq", "ncq"):
+            for kind in KINDS[1:]:
                 some = [c for c in chosen if c["kind"] == kind]
-                asked = run.sample(kind, [(c["origin"], c["question"], c["prompt"]) for c in some], len(groups), step)
+                asked = run.sample(kind, [c["ask"] for c in some], len(groups), step)
                 groups += [replace(g, right=c["right"], wrong=c["wrong"], listed=c["listed"]) for g, c in zip(asked, some)]
 
         # 6. Update. Each group has its own baseline (Eq. 2), the step one standard deviation (Eq. 3); then I minibatches.
         samples = [s for g in groups for s in g.samples]
         adv = advantages([s.reward for s in samples], [s.group_id for s in samples], cfg.norm).tolist()
         run.weights_move()
-        numbers = update(student, run.optimizer, groups, adv, rng, cfg, clock)
-        engine.sync_weights(student)
+        numbers = update(run, groups, adv, clock) if lessons is None else distill(run, lessons, clock)
+        run.sync()
 
         # 7. Buffer refresh, from the plain rollouts only. A question that stood twice in the batch is one visit.
         rewards = {}
@@ -95,73 +105,78 @@ def train(cfg, run, student, heldout, out):
         of_group = {g.id: adv[i * cfg.n:(i + 1) * cfg.n] for i, g in enumerate(groups)}
         record = {"step": step, "groups": by_kind(groups, of_group), "composition": composition(plain, pool),
                   "buffer": {"size": len(buffer), "capacity": cfg.capacity, "occupancy": buffer.occupancy(), **buffer.counts},
-                  "fate": buffer.fates(), **numbers, "audit": audit(groups), "too_long": too_long,
-                  "tokens": {"generated": engine.tokens, "trained": numbers["trained"], "teacher": run.teacher.engine.tokens},
+                  "fate": buffer.fates(), **numbers, "audit": audit(groups), "too_long": too_long, **run.counts(numbers["trained"]),
                   "seconds": clock.total(), "peak_gb": peak_gb()}
         run.end_step(step, n_new, record)
         last = step == cfg.steps
         if last or (cfg.eval_every and step % cfg.eval_every == 0):
-            after = held_out(engine, heldout, cfg)
+            after = run.held_out(heldout)
             record["heldout"] = families(after)
-        run.log.metrics(record)
-        run.log.samples(step, groups, of_group, shown(plain, chosen, cfg.show), student.tokenizer)
-        if last or stop.signal or (cfg.save_every and step % cfg.save_every == 0):
+        run.write_step(record, groups, of_group, shown(plain, chosen, cfg.show))
+        if last or (cfg.save_every and step % cfg.save_every == 0):
             run.save()
         bar.set_postfix_str(bar_text(record), refresh=False)
         bar.update()
-        if stop.signal and not last:
-            bar.close()
-            print(f"stopped after step {step}, all saved; go on with the same command and --resume --out {out}")
-            return 128 + stop.signal
+        if not last:
+            run.check_stop()
 
     bar.close()
     if after is None and (out / "final").is_dir():
-        print(f"{out}: its {run.done} steps are done; --steps N goes further")
-        return 0
-    after = after or held_out(engine, heldout, cfg)
-    checkpoint.publish(student, out / "final")
-    print(summary(run.before, after, buffer, out))
-    return 0
+        return run.say(f"{out}: its {run.done} steps are done; --steps N goes further")
+    after = after or run.held_out(heldout)
+    checkpoint.publish(student, out / "final", world)
+    return run.say(lambda: summary(run.before, after, buffer, out))
 
 
-# ---- steps 3 to 5: the reformulated prompts --------------------------------------------------------------------------
+# ---- steps 2 to 5: what the teacher gives, and the reformulated prompts ------------------------------------------------
 
-def build(kept, pool, run, step):
-    """The BCQ and NCQ prompts of the kept groups, and how many were left out because they fill the context window.
+def build(kept, pool, run):
+    """The aided prompts of the kept groups, and how many were left out because they fill the context window.
 
     pool: {group id: correct teacher answers}. A candidate is a response's summary, used only if it still carries the
-    response's label (teacher.faithful). Returns {(group id, kind): dict of kind, origin, question, prompt, right, wrong,
-    listed}, in which the last three are the candidates and answers that the prompt shows.
+    response's label (teacher.faithful). Returns {(group id, kind): dict of kind, ask, right, wrong, listed}, in which the last
+    three are the candidates and answers that the prompt shows.
     """
     cfg, built, too_long = run.cfg, {}, 0
-    if not (cfg.bcq or cfg.ncq):
-        return built, too_long                          # GRPO asks the teacher for nothing
-    right = candidates(kept, {g.id: pool[g.id] for g in kept}, run, step, 0)
-    wrong = candidates(kept, {g.id: [s for s in g.samples if not s.reward] for g in kept}, run, step, 1)
+    if cfg.method == "hint":
+        offers = hints(kept, pool, run)
+    elif cfg.method == "prefix":
+        offers = prefixes(kept, pool, run)
+    elif cfg.bcq or cfg.ncq:
+        offers = reformulated(kept, pool, run)
+    else:
+        offers = []                                     # GRPO asks the teacher for nothing
+    for g, kind, ask, *shown_there in offers:
+        prompt = prompt_of(run.student, g.question, ask.text, cfg, ask.prefix)
+        if model.length(run.student, prompt) + cfg.max_response > run.student.window:
+            too_long += 1
+        else:
+            built[g.id, kind] = {"kind": kind, "ask": ask, **dict(zip(("right", "wrong", "listed"), shown_there))}
+    return built, too_long
+
+
+def reformulated(kept, pool, run):
+    """(group, kind, Ask, right, wrong, listed) of every BCQ and NCQ prompt that the kept groups allow (section 3.2)."""
+    cfg = run.cfg
+    right = candidates(kept, {g.id: pool[g.id] for g in kept}, run)
+    wrong = candidates(kept, {g.id: [s for s in g.samples if not s.reward] for g in kept}, run)
     for g in kept:
-        texts = {}
         if cfg.bcq and right[g.id] and wrong[g.id]:
             r, w = run.rng.choice(right[g.id]), run.rng.choice(wrong[g.id])
-            texts["bcq"] = reformulate.bcq(g.question.question, r, w, run.rng, run.control), (r,), (w,), ()
+            text = reformulate.bcq(g.question.question, r, w, run.rng, run.control)
+            yield g, "bcq", Ask(g.origin, g.question, text), (r,), (w,), ()
         if cfg.ncq and wrong[g.id]:
             boxes = [reformulate.clean(last_boxed(s.text) or "", run.control) for s in g.samples if not s.reward]
             listed = reformulate.distinct(boxes)      # a response without a box lists nothing
             text = reformulate.ncq(g.question.question, wrong[g.id], listed, run.rng, run.control)
-            texts["ncq"] = text, (), tuple(wrong[g.id]), tuple(listed)
-        for kind, (text, *shown_there) in texts.items():
-            prompt = prompt_of(run.student, g.question, text, cfg)
-            if model.length(run.student, prompt) + cfg.max_response > run.student.window:
-                too_long += 1
-                continue
-            built[g.id, kind] = {"kind": kind, "origin": g.origin, "question": g.question, "prompt": prompt,
-                                 **dict(zip(("right", "wrong", "listed"), shown_there))}
-    return built, too_long
+            yield g, "ncq", Ask(g.origin, g.question, text), (), tuple(wrong[g.id]), tuple(listed)
 
 
-def candidates(kept, responses, run, step, call):
+def candidates(kept, responses, run):
     """{group id: the texts that may stand in its prompts}, of graded responses by group id, in one teacher call."""
     flat = [(g, s) for g in kept for s in responses[g.id]]
-    texts = run.teacher.candidates([s for _, s in flat], [g.question.golds for g, _ in flat], step, run.cfg.compress, call)
+    texts = run.world.first(lambda: run.teacher.candidates([s for _, s in flat], [g.question.golds for g, _ in flat],
+                                                           run.cfg.compress, [free_text(g.question) for g, _ in flat]))
     out = {g.id: [] for g in kept}
     for (g, _), text in zip(flat, texts):
         if text:
@@ -169,92 +184,178 @@ def candidates(kept, responses, run, step, call):
     return out
 
 
+def hints(kept, pool, run):
+    """The hint baseline (Fig. 19): one answer-free hint from a correct teacher response; none, where every hint gave it away."""
+    picked = [(g, run.rng.choice(pool[g.id])) for g in kept]
+    texts = run.world.first(lambda: run.teacher.hints([(g.question.question, a.text, g.question.golds) for g, a in picked]))
+    for (g, _), text in zip(picked, texts):
+        if text:
+            yield g, "hint", Ask(g.origin, g.question, reformulate.hint(g.question.question, text, run.control)), (text,), (), ()
+
+
+def prefixes(kept, pool, run):
+    """The prefix baseline (section 4, "teacher response"): the first 40 % of a correct teacher response's tokens are forced."""
+    tokenizer = run.student.tokenizer
+    for g in kept:
+        answer = run.rng.choice(pool[g.id])
+        ids = answer.response_ids if run.same_tokens else \
+            tokenizer(answer.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        prefix = tuple(ids[:max(1, int(PREFIX * len(ids)))])
+        yield g, "prefix", Ask(g.origin, g.question, g.question.question, prefix), (tokenizer.decode(prefix),), (), ()
+
+
+PREFIX = 0.4
+
+
+def distilled(run, plain, step):
+    """The samples whose tokens the distillation baselines learn from: the student's own, or the teacher's correct ones."""
+    if run.cfg.method == "on-distill":
+        return [s for g in plain for s in g.samples]
+    answers = run.correct_answers(plain, step, fresh=True)       # no correct one: no loss for that question
+    return [replace(a, prompt=g.samples[0].prompt, question_id=g.question.id) for g in plain for a in answers[g.id]
+            if a.response_ids]
+
+
 # ---- step 6: the update ----------------------------------------------------------------------------------------------
 
-def update(lm, optimizer, groups, adv, rng, cfg, clock):
+def update(run, groups, adv, clock):
     """I gradient updates on the groups of one rollout step; every sampled token is used in exactly one of them.
 
     adv: one advantage a sample, in the order of the groups. Samples with advantage 0 have gradient 0: they count in the
-    denominator and in the metrics, but run no backward. Returns the numbers to log, as sums over the step divided once.
+    denominator, but run no backward, and only --flat-share of them is looked at, for entropy and log-prob gap. Returns the
+    numbers to log, as sums over the step and over all ranks, divided once.
     """
-    rows = [(s, a) for s, a in zip([s for g in groups for s in g.samples], adv)]
+    cfg, world, rng = run.cfg, run.world, run.rng
+    rows = list(zip([s for g in groups for s in g.samples], adv))
     order = list(range(len(groups)))
     rng.shuffle(order)
     minibatches = [[r for g in order[k::cfg.iterations] for r in rows[g * cfg.n:(g + 1) * cfg.n]]
                    for k in range(cfg.iterations)]
     # The same micro-batches for old_logp and for the update: in bf16 another grouping alone moves the ratios.
-    live = [micro_batches([r for r in mini if r[1] != 0], cfg.micro_batch) for mini in minibatches]
-    flat = [micro_batches([r for r in mini if r[1] == 0], cfg.micro_batch) for mini in minibatches]
+    live = [mine(micro_batches([r for r in mini if r[1] != 0], cfg.micro_tokens), world) for mini in minibatches]
+    flat = [r for r in rows if r[1] == 0]
+    looked = rng.sample(flat, math.ceil(cfg.flat_share * len(flat)))
+    seen = mine(micro_batches(looked, cfg.micro_tokens), world)
 
-    total = {"entropy": 0.0, "tokens": 0, "gap": 0.0, "gap_max": 0.0, "loss": 0.0, "clipped": 0, "dual_clipped": 0,
-             "trained": 0, "ratio_max": 1.0}
-    old_logp = [[] for _ in minibatches]                                       # one (N,) tensor a live micro-batch
-    with clock("old_logp"), torch.no_grad():
-        for k in range(cfg.iterations):
-            for batch in live[k] + flat[k]:
-                logp, entropy = response_logp(lm, [s for s, _ in batch], cfg)
-                old_logp[k].append(logp)
-                gap = (logp.cpu() - torch.tensor([x for s, _ in batch for x in s.sampler_logp])).abs()
-                total["entropy"] += float(entropy.sum())
-                total["tokens"] += len(logp)
-                total["gap"] += float(gap.sum())
-                total["gap_max"] = max(total["gap_max"], float(gap.max()))
+    total = dict.fromkeys(("entropy", "gap", "gap_max", "outside", "tokens", "loss", "clipped", "dual_clipped", "trained"), 0.0)
+    total["ratio_max"] = 1.0
+
+    def before(batch, counts, weight):
+        """old_logp of a micro-batch, and what is logged about it; weight: samples that each of these stands for."""
+        logp, entropy = run.policy(run.whole([s for s, _ in batch]), cfg.temperature)
+        sampler = torch.tensor([x for s, _ in batch for x in s.sampler_logp], device=logp.device)
+        if counts:
+            gap = (logp - sampler).abs()
+            total["entropy"] += weight * float(entropy.sum())
+            total["gap"] += weight * float(gap.sum())
+            total["outside"] += weight * float((gap > math.log(1.1)).sum())
+            total["tokens"] += weight * len(logp)
+            total["gap_max"] = max(total["gap_max"], float(gap.max()) if len(gap) else 0.0)
+        return logp, sampler
+
+    with clock("old_logp"), torch.no_grad(), run.student.autocast():
+        old = [[before(batch, counts, 1) for batch, counts in batches] for batches in live]       # (N,) and (N,) a micro-batch
+        for batch, counts in seen:
+            before(batch, counts, len(flat) / max(1, len(looked)))
 
     norms = []
     with clock("update"):
         for k, mini in enumerate(minibatches):
-            n_tokens = max(1, sum(len(s.response_ids) for s, _ in mini))       # of the whole minibatch, before any division
-            for p in lm.net.parameters():                                      # zeros, not None: a minibatch with nothing to
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()      # learn is legal, and momentum goes on
-            for batch, old in zip(live[k], old_logp[k]):
-                logp, _ = response_logp(lm, [s for s, _ in batch], cfg)
-                a = torch.tensor([x for s, x in batch for _ in s.response_ids], device=logp.device, dtype=logp.dtype)
-                loss, stats = policy_loss_sum(logp, old, a, cfg.clip_low, cfg.clip_high, cfg.dual_clip)
-                (loss / n_tokens).backward()
-                total["loss"] += float(loss.detach())
-                total["trained"] += stats["tokens"]
-                total["clipped"] += stats["clipped"]
-                total["dual_clipped"] += stats["dual_clipped"]
-                total["ratio_max"] = max(total["ratio_max"], stats["ratio_max"])
-            norms.append(float(torch.nn.utils.clip_grad_norm_(lm.net.parameters(), cfg.grad_clip)))
-            if not math.isfinite(norms[-1]):
-                raise ValueError(f"the gradient norm is {norms[-1]}; lower --lr, or look at the last samples")
-            optimizer.step()
-    n = max(1, total["tokens"])
-    return {"loss": total["loss"] / n, "grad_norm": sum(norms) / len(norms), "entropy": total["entropy"] / n,
-            "clip_share": total["clipped"] / n, "dual_clip_share": total["dual_clipped"] / n, "ratio_max": total["ratio_max"],
-            "gap_mean": total["gap"] / n, "gap_max": total["gap_max"], "trained": total["trained"]}
+            n_tokens = max(1, sum(len(s.response_ids) for s, _ in mini))       # of the whole minibatch, on all ranks
+            with descent(run, norms):
+                for (batch, counts), (old_logp, sampler) in zip(live[k], old[k]):
+                    with run.student.autocast():
+                        logp, _ = run.policy(run.whole([s for s, _ in batch]), cfg.temperature)
+                    a = torch.tensor([x for s, x in batch for _ in s.response_ids], device=logp.device, dtype=logp.dtype)
+                    weight = tis_weight(old_logp, sampler, cfg.tis) if cfg.tis else None
+                    loss, stats = policy_loss_sum(logp, old_logp, a, cfg.clip_low, cfg.clip_high, cfg.dual_clip, weight)
+                    (loss * counts * world.size / n_tokens).backward()         # FSDP averages over the ranks; this is a sum
+                    if counts:
+                        total["loss"] += float(loss.detach())
+                        total["trained"] += stats["tokens"]
+                        total["clipped"] += stats["clipped"]
+                        total["dual_clipped"] += stats["dual_clipped"]
+                        total["ratio_max"] = max(total["ratio_max"], stats["ratio_max"])
+                    world.alive()
+    total = world.total(total, largest=("gap_max", "ratio_max"))
+    n, tokens = max(1, total["tokens"]), max(1, sum(len(s.response_ids) for s, _ in rows))
+    return {"loss": total["loss"] / tokens, "grad_norm": sum(norms) / len(norms), "entropy": total["entropy"] / n,
+            "clip_share": total["clipped"] / tokens, "dual_clip_share": total["dual_clipped"] / tokens,
+            "ratio_max": total["ratio_max"], "gap_mean": total["gap"] / n, "gap_max": total["gap_max"],
+            "gap_outside": total["outside"] / n, "trained": int(total["trained"])}
 
 
-def micro_batches(rows, size):
-    """Rows (sample, advantage) in lists of at most `size`, neighbours in length together, so that little is padded."""
-    rows = sorted(rows, key=lambda r: len(r[0].prompt.ids) + len(r[0].response_ids))
-    return [rows[i:i + size] for i in range(0, len(rows), size)]
+def distill(run, lessons, clock):
+    """The distillation baselines: one update on the mean Jensen-Shannon divergence over all tokens of the lessons.
+
+    The paper's average over a question's sequences is taken over their tokens, as the policy loss is. Returns the numbers to log.
+    """
+    cfg, world, norms = run.cfg, run.world, []
+    batches = mine(micro_batches([(s, 1.0) for s in lessons], cfg.micro_tokens), world)
+    n_tokens = max(1, sum(len(s.response_ids) for s in lessons))
+    total = {"loss": 0.0, "trained": 0}
+    with clock("update"), descent(run, norms):
+        for batch, counts in batches:
+            with run.student.autocast():
+                loss, each = run.policy(run.whole([s for s, _ in batch]), cfg.temperature, distill=True)
+            (loss * counts * world.size / n_tokens).backward()
+            total["loss"] += counts * float(loss.detach())
+            total["trained"] += counts * len(each)
+            world.alive()
+    total = world.total(total)
+    return {"loss": total["loss"] / n_tokens, "grad_norm": norms[0], "trained": total["trained"]}
 
 
-def response_logp(lm, samples, cfg):
-    """Log-prob and entropy of every response token of `samples`, row by row: two (N,) tensors."""
-    with lm.autocast():
-        hidden, tokens = response_hidden(lm, collate(lm, samples))
-        return chunked_logp(hidden, lm.head, tokens, lm.banned, cfg.temperature)
+@contextmanager
+def descent(run, norms):
+    """One optimizer step on the gradients that are accumulated inside; appends their global norm, before it is clipped."""
+    net = run.student.net
+    if run.student.sharded:
+        run.policy.reshard()                               # a forward without a backward leaves the root's parameters whole
+    for p in net.parameters():                             # zeros, not None: a minibatch with nothing to learn is legal,
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()         # and momentum goes on
+    net.train(run.cfg.checkpointing)                       # transformers recomputes activations in training mode only
+    yield
+    net.eval()
+    norms.append(float(whole(torch.nn.utils.clip_grad_norm_(net.parameters(), run.cfg.grad_clip))))
+    if not math.isfinite(norms[-1]):
+        raise ValueError(f"the gradient norm is {norms[-1]}; lower --lr, or look at the last samples")
+    run.optimizer.step()
+
+
+def micro_batches(rows, budget):
+    """Rows (sample, number) in lists of at most `budget` padded tokens each, at least one row; neighbours in length together."""
+    out, longest = [], 0
+    for row in sorted(rows, key=lambda r: -len(r[0].prompt.ids) - len(r[0].response_ids)):         # stable
+        length = len(row[0].prompt.ids) + len(row[0].response_ids)
+        if out and (len(out[-1]) + 1) * longest <= budget:
+            out[-1].append(row)
+        else:
+            out.append([row])
+            longest = length
+    return out
+
+
+def mine(batches, world):
+    """This rank's share of the micro-batches as (rows, counts): equally many on every rank, or FSDP would wait for ever.
+
+    counts is 0 for a repeat that only fills up, else 1.
+    """
+    share = [(b, 1) for b in batches[world.rank::world.size]]
+    fill = math.ceil(len(batches) / world.size) - len(share)
+    return share + [(b, 0) for b in batches[:1]] * fill
 
 
 # ---- held-out questions, and what is written for people --------------------------------------------------------------
 
-def held_out(engine, heldout, cfg):
-    """{split: [[question id, family, reward], ...]}, greedy."""
-    with tqdm(total=sum(map(len, heldout.values())), desc="held-out questions", leave=False, dynamic_ncols=True) as bar:
-        return {split: evaluate(engine, qs, cfg.max_response, cfg.thinking, bar=bar) for split, qs in heldout.items()}
-
-
 def families(results):
-    """{split: {family: [correct, questions]}} of a held_out() result."""
+    """{split: {family: [correct, questions]}} of a run.held_out() result."""
     return {split: by_family(rows) for split, rows in results.items()}
 
 
 def shown(plain, chosen, k):
     """Ids of the questions whose groups are written to samples.jsonl: up to k reformulated ones, and one solved one."""
-    ids = list(dict.fromkeys(c["question"].id for c in chosen))[:k]
+    ids = list(dict.fromkeys(c["ask"].question.id for c in chosen))[:k]
     return {*ids, *[g.question.id for g in plain if g.mean == 1][:1]} if k else set()
 
 
@@ -264,43 +365,29 @@ def main(argv=None):
     """Parse, check, print what the run will be, run it. Returns the exit status."""
     begin = time.perf_counter()
     cfg = flags(argv)
-    if cfg.data == "tiny":
-        import tiny
-        questions, heldout = in_memory(tiny.questions("train"), "tiny"), {split: tiny.questions(split) for split in SPLITS}
-    else:
-        questions, heldout = open_questions(cfg.data, parse_map(cfg.map)), {}
-    if cfg.heldout:
-        heldout = {"heldout": open_questions(cfg.heldout, parse_map(cfg.map))}
-    cfg.data_digest = digest(questions)
-    out = open_run(cfg)
-    student = model.load(f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path, cfg.dtype, cfg.device)
-    teacher = model.load(cfg.teacher_path, cfg.dtype, cfg.device)
-    check_prompts(student, questions, cfg)
-    if cfg.max_prompt + cfg.max_response > student.window:
-        raise ValueError(f"{cfg.student}: --max-prompt {cfg.max_prompt} and --max-response {cfg.max_response} do not fit its "
-                         f"context of {student.window} tokens; lower them")
-    print(run_table(cfg, student, teacher, questions, out), flush=True)
-    make_folder(out, cfg)                                     # only now: what fails above leaves nothing behind
-    torch.manual_seed(cfg.seed)
-    run = Run(cfg, student, teacher, questions, out)
+    who = roles(os.environ, cfg.teacher_ranks)
+    if not who.student:
+        return serve_teacher(cfg, who)
+    run, heldout = open_all(cfg, who)                         # what fails in there leaves nothing behind
     try:
         with restored_signals():
-            status = train(cfg, run, student, heldout, out)
-    except Exception as e:
+            train(cfg, run, run.student, heldout, run.out)
+    except Stopped:
         saved = run.save()
-        kept = f"\nthe {run.done} finished steps are in {saved}; go on with --resume --out {out}" if saved else ""
+        run.say(f"stopped after step {run.done}, all saved; go on with the same command and --resume --out {run.out}" if saved else
+                f"stopped before the first step was done; --resume --out {run.out} begins again in its place")
+        return 128 + run.stop.signal if run.stop.signal else 143
+    except Exception as e:
+        saved = run.save() if run.world.size == 1 else None    # alone: the other ranks may be gone
+        kept = f"\nthe {run.done} finished steps are in {saved}; go on with --resume --out {run.out}" if saved else ""
         if not isinstance(e, (ValueError, OSError)):           # a bug of ours: its traceback is wanted
             print(kept.strip(), file=sys.stderr)
             raise
         raise ValueError(f"{e}{kept}") from e
-    print(f"{time.perf_counter() - begin:.0f} s, {peak_gb():.2f} GB of memory at most")
-    return status
-
-
-def check_prompts(student, questions, cfg):
-    """The plain prompt of the first questions, as a cheap check of the data before any long work. Raises ValueError."""
-    for q in questions[:32]:
-        check_length(q, model.length(student, prompt_of(student, q, q.question, cfg)), cfg)
+    finally:
+        run.close()
+    run.say(f"{time.perf_counter() - begin:.0f} s, {peak_gb():.2f} GB of memory at most")
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,9 +23,12 @@ settings.load_profile("zppo")
 import tiny  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
-from rollout import HFEngine  # noqa: E402
+from hf_engine import HFEngine  # noqa: E402
+from parallel import World  # noqa: E402
+from rollout import Engine  # noqa: E402
 from run import Run, prompt_of  # noqa: E402
 from sample import Group, Sample  # noqa: E402
+from teacher import Cache, Teacher  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
 
@@ -76,28 +79,46 @@ def rollouts():
     return make
 
 
-class Scripted:
+class Scripted(Engine):
     """An engine whose k-th response to a prompt is reply(prompt text, k), with k counted over all calls.
 
-    calls: what each call of sample() was given, as dicts.
+    calls: what it was asked between two times that it was idle, as dicts.
     """
 
     def __init__(self, lm, reply):
-        self.lm, self.reply, self.calls, self.tokens, self.asked = lm, reply, [], 0, {}
+        super().__init__(lm)
+        self.reply, self.calls, self.asked, self.queue = reply, [], {}, []
 
-    def sample(self, prompts, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0):
-        self.calls.append({"prompts": list(prompts), "n": n, "max_new_tokens": max_new_tokens, "seed": seed,
-                           "temperature": temperature, "top_p": top_p})
+    def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
+        if not self.queue:
+            self.calls.append({"prompts": [], "n": n, "max_new_tokens": max_new_tokens, "seeds": [], "temperature": temperature,
+                               "top_p": top_p})
+        self.calls[-1]["prompts"].append(prompt)
+        self.calls[-1]["seeds"].append(seed)
+        self.queue.append((key, prompt, n))
+
+    def step(self):
         out = []
-        for p in prompts:
+        for key, p, n in self.queue:
             prompt, group = self.lm.tokenizer.decode(p.ids), []
             for _ in range(n):
                 k = self.asked[prompt] = self.asked.get(prompt, -1) + 1
                 text = self.reply(prompt, k)
                 ids = tuple(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + (self.lm.eos_ids[0],)
                 group.append(Sample(p, ids, (0.0,) * len(ids), text, False))
-            out.append(group)
+            out.append((key, group))
+        self.queue = []
         return out
+
+    @property
+    def busy(self):
+        return bool(self.queue)
+
+    def abort(self):
+        self.queue = []
+
+    def sync_weights(self, named):
+        pass
 
 
 @pytest.fixture(scope="session")
@@ -107,21 +128,22 @@ def scripted():
 
 @pytest.fixture
 def make_run(lm, tmp_path):
-    """A run.Run on the tiny model, as main() makes it; with `reply`, its teacher is Scripted."""
+    """A run.Run on the tiny model, as start.open_all makes it; with `reply`, its teacher is Scripted."""
     made = []
 
     def make(cfg, reply=None, questions=(), student=None):
         cfg.resume_from = ""
         out = tmp_path / f"run{len(made)}"
         out.mkdir()
-        run = Run(cfg, student or lm, lm, in_memory(questions), out)
-        if reply:
-            run.teacher.engine = Scripted(lm, reply)
+        teacher = Teacher(Scripted(lm, reply) if reply else HFEngine(lm), Cache(out / "teacher.jsonl", "t"), cfg.teacher_n,
+                          cfg.max_response, cfg.seed, cfg.max_summary, cfg.temperature, cfg.top_p, cfg.fresh_teacher, cfg.teacher_max)
+        run = Run(cfg, World(), student or lm, HFEngine(student or lm), teacher, in_memory(questions), out)
+        run.same_tokens = True
         made.append(run)
         return run
     yield make
     for run in made:
-        run.teacher.cache.close()
+        run.teacher.close()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import judge as j
+import url_engine
 from eval import Kept
 from judge_prompts import PROMPTS
 from rows import Item
@@ -244,16 +245,16 @@ def url():
 def test_a_server_as_judge(url, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     judge = j.open_judge(url)
-    assert judge.model == "judge-27b"
+    assert judge.name == f"{url} judge-27b"
     assert judge.ask([f"prompt {k:03d}" for k in range(20)]) == [f"{k:03d}" for k in range(20)]              # in order
     body, key = Handler.seen[0]
     assert (body["temperature"], body["top_p"], body["max_tokens"], body["model"], key) == (0, 1, 512, "judge-27b", "Bearer k")
 
 
 def test_a_server_that_stumbles_is_asked_again_and_one_that_is_gone_is_said(url, monkeypatch):
-    monkeypatch.setattr(j.time, "sleep", lambda s: None)
+    monkeypatch.setattr(url_engine.time, "sleep", lambda s: None)
     judge = j.open_judge(url, "m")
     Handler.fail = 2
     assert judge.ask(["abc"]) == ["abc"]
-    with pytest.raises(ValueError, match="the judge http://127.0.0.1:9/v1 does not answer"):
+    with pytest.raises(ValueError, match="the judge at http://127.0.0.1:9/v1 does not answer"):
         j.open_judge("http://127.0.0.1:9/v1")

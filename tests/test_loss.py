@@ -1,4 +1,4 @@
-"""Advantages, policy loss, chunked log-probs, and the token-level mean through train.update.
+"""Advantages, policy loss, chunked log-probs, JSD, and the token-level mean through train.update.
 
     python -m pytest tests/test_loss.py
 """
@@ -13,7 +13,7 @@ import loss
 import model
 import train
 from config import flags
-from loss import advantages, chunked_logp, policy_loss_sum
+from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
 from metrics import Clock
 from rollout import HFEngine
 
@@ -34,6 +34,15 @@ def test_one_standard_deviation_for_all_groups():
     std = math.sqrt(1.25 / 6)
     assert advantages([1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]).tolist() == pytest.approx(
         [0.5 / std, -0.5 / std, 0.75 / std, *[-0.25 / std] * 3], rel=1e-6)
+
+
+def test_with_zero_is_without_zero_over_root_f_by_hand():
+    # One live group of four, f = 1/4. Without the flat ones the std is 1/2: advantages 1, -1. Over all eight samples the
+    # squares 1/4 + 1/4 give a std of 1/4: 2, -2.
+    rewards, ids = [1, 0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 2, 2, 3, 3]
+    assert advantages(rewards, ids, "nonzero").tolist() == pytest.approx([1, -1] + [0] * 6, abs=1e-7)
+    assert advantages(rewards, ids, "all").tolist() == pytest.approx([2, -2] + [0] * 6, abs=1e-7)
+    assert advantages(rewards, ids, "none").tolist() == [0.5, -0.5] + [0] * 6
 
 
 equal_groups = st.integers(2, 6).flatmap(
@@ -149,6 +158,26 @@ def test_policy_loss_of_no_tokens():
     assert float(total.detach()) == 0 and stats == {"tokens": 0, "clipped": 0, "dual_clipped": 0, "ratio_max": 1.0}
 
 
+def test_truncated_importance_weights_by_hand():
+    old = torch.tensor([0.5, 0.2, 0.9, 1.0]).log()
+    sampler = torch.tensor([0.5, 0.4, 0.1, 1e-30]).log().requires_grad_()
+    weight = tis_weight(old, sampler, 2.0)
+    assert weight.tolist() == pytest.approx([1.0, 0.5, 2.0, 2.0]) and not weight.requires_grad       # 9 and 1e30 are capped
+    assert tis_weight(old, sampler.detach(), 10.0).tolist() == pytest.approx([1.0, 0.5, 9.0, 10.0])
+
+
+def test_weights_multiply_the_loss_of_a_token_and_carry_no_gradient():
+    # at ratio 1: losses -2 and 3; weighted by 1/2 and 4: -1 and 12; d loss / d logp the same numbers
+    logp, adv = torch.zeros(2, requires_grad=True), torch.tensor([2.0, -3.0])
+    weight = torch.tensor([0.5, 4.0], requires_grad=True)
+    total, stats = policy_loss_sum(logp, torch.zeros(2), adv, weight=weight)
+    total.backward()
+    assert float(total.detach()) == pytest.approx(11) and logp.grad.tolist() == [-1.0, 12.0] and weight.grad is None
+    assert stats == policy_loss_sum(logp, torch.zeros(2), adv)[1]                 # what was clipped does not depend on it
+    # after the dual clip: ratio 20 and advantage -1 cost 10, and 5 at weight 1/2
+    assert float(policy_loss_sum(torch.tensor([20.0]).log(), torch.zeros(1), -torch.ones(1), weight=torch.tensor([0.5]))[0]) == pytest.approx(5)
+
+
 # ---- chunked log-probs -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8, 4096])
@@ -209,6 +238,119 @@ def test_softmax_is_fp32_even_of_bf16():
     logp, entropy = chunked_logp(hidden, head, torch.arange(3))
     naive = torch.log_softmax((hidden @ head.T).float(), -1)[torch.arange(3), torch.arange(3)]
     assert logp.dtype == entropy.dtype == torch.float32 and torch.equal(logp, naive)
+
+
+# ---- Jensen-Shannon divergence of the distillation baselines --------------------------------------------------------------
+
+def rows_of(*distributions):
+    """Hidden states (N, V) that give these distributions under the identity as head."""
+    return torch.tensor(distributions, dtype=torch.float32).log()
+
+
+def jsd(p, q, **kw):
+    """Divergences of two lists of distributions."""
+    p, q = rows_of(*p), rows_of(*q)
+    return jsd_sum(p, torch.eye(p.shape[1]), q, torch.eye(q.shape[1]), **kw)[1]
+
+
+def naive_jsd(student, student_head, teacher, teacher_head, banned, temperature):
+    """From the definition, with probabilities, in float64, all tokens at once: (N,)."""
+    V = min(len(student_head), len(teacher_head))
+    keep = torch.ones(V, dtype=torch.bool)
+    keep[[i for i in banned if i < V]] = False
+    p, q = (torch.softmax((h.double() @ w[:V][keep].double().T) / temperature, -1)
+            for h, w in ((student, student_head), (teacher, teacher_head)))
+    m = (p + q) / 2
+    return ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
+
+
+def test_jsd_by_hand():
+    # p = (.5, .5), q = (.9, .1), m = (.7, .3). KL(p||m) = .5 ln(5/7) + .5 ln(5/3) = .087177;
+    # KL(q||m) = .9 ln(9/7) + .1 ln(1/3) = .116322; half of each: .101749
+    got = jsd([(0.5, 0.5), (0.9, 0.1)], [(0.9, 0.1), (0.5, 0.5)])
+    assert got.tolist() == pytest.approx([0.101749] * 2, abs=1e-6)                # symmetric
+    # temperature 2 turns (.9, .1) into odds of 3: (.75, .25), m = (.625, .375)
+    want = 0.25 * (math.log(0.8) + math.log(4 / 3)) + 0.5 * (0.75 * math.log(1.2) + 0.25 * math.log(2 / 3))
+    assert float(jsd([(0.5, 0.5)], [(0.9, 0.1)], temperature=2.0)) == pytest.approx(want, abs=1e-6)
+    # the third id banned: the first two are renormalized to the example above
+    banned = jsd([(0.2, 0.2, 0.6)], [(0.45, 0.05, 0.5)], banned=torch.tensor([2]), temperature=1.0)
+    assert float(banned) == pytest.approx(0.101749, abs=1e-6)
+
+
+@given(st.lists(st.lists(st.floats(-60, 60), min_size=5, max_size=5), min_size=2, max_size=2))
+def test_jsd_is_within_its_bounds_and_symmetric(logits):
+    p, q = (torch.tensor([x]) for x in logits)
+    there, back = (float(jsd_sum(a, torch.eye(5), b, torch.eye(5))[1]) for a, b in ((p, q), (q, p)))
+    assert -1e-6 <= there <= math.log(2) + 1e-6 and there == pytest.approx(back, abs=1e-6)
+
+
+def test_jsd_of_equals_is_exactly_zero_and_of_strangers_ln_2():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(6, 4).requires_grad_(), torch.randn(50, 4)
+    total, values = jsd_sum(hidden, head, hidden.detach(), head, banned=torch.tensor([3]), temperature=0.5)
+    total.backward()
+    assert float(total.detach()) == 0 and (values == 0).all() and (hidden.grad == 0).all()
+    far = torch.tensor([[300.0, 0.0, -300.0]]).requires_grad_()                   # exp(-300) is 0 in float32
+    total, _ = jsd_sum(far, torch.eye(3), -far.detach(), torch.eye(3))
+    total.backward()
+    assert float(total.detach()) == pytest.approx(math.log(2)) and torch.isfinite(far.grad).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 4096])
+@pytest.mark.parametrize("banned", [[], [2, 9]])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_chunked_jsd_is_naive_in_value_and_gradient(chunk, banned, temperature):
+    """Other widths (5, 3) and other padded vocabularies (11, 13) of student and teacher; the gradient also of the head."""
+    torch.manual_seed(0)
+    results = []
+    shared = [torch.randn(7, 3), torch.randn(13, 3)]
+    for chunked in (True, False):
+        teacher = [x.clone().requires_grad_() for x in shared]
+        hidden, head = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (7, 11))
+        if chunked:
+            total, values = jsd_sum(hidden, head, *teacher, torch.tensor(banned, dtype=torch.long), temperature, chunk)
+            assert not values.requires_grad and float(total.detach()) == pytest.approx(float(values.sum()))
+        else:
+            values = naive_jsd(hidden, head, *[x.detach() for x in teacher], banned, temperature)
+            total = values.sum()
+        total.backward()
+        assert not chunked or all(x.grad is None for x in teacher)                # the teacher is a constant
+        results.append((values.detach().float(), hidden.grad, head.grad))
+    for ours, naive in zip(*results):
+        assert torch.allclose(ours, naive, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():                                                          # and without a graph
+        assert torch.equal(jsd_sum(hidden, head, *teacher, torch.tensor(banned, dtype=torch.long), temperature, chunk)[1],
+                           results[0][0])
+
+
+def test_jsd_gradient_is_the_slope_by_finite_differences():
+    torch.manual_seed(1)
+    hidden, head, teacher, teacher_head = (torch.randn(*shape) for shape in ((3, 4), (6, 4), (3, 4), (6, 4)))
+    live = hidden.clone().requires_grad_()
+    jsd_sum(live, head, teacher, teacher_head, torch.tensor([5]))[0].backward()
+    slope, h = torch.zeros(3, 4, dtype=torch.float64), 1e-6
+    for i in range(3):
+        for j in range(4):
+            step = torch.zeros(3, 4, dtype=torch.float64)
+            step[i, j] = h
+            up, down = (naive_jsd(hidden.double() + s, head, teacher, teacher_head, [5], 1.0).sum() for s in (step, -step))
+            slope[i, j] = (up - down) / (2 * h)
+    assert torch.allclose(live.grad.double(), slope, atol=1e-6)
+
+
+def test_never_more_than_a_chunk_of_logits_for_jsd(monkeypatch):
+    rows, mask = [], loss.mask_logits
+    monkeypatch.setattr(loss, "mask_logits", lambda logits, banned: rows.append(len(logits)) or mask(logits, banned))
+    hidden = torch.randn(10, 4, requires_grad=True)
+    jsd_sum(hidden, torch.randn(6, 4), torch.randn(10, 4), torch.randn(6, 4), chunk=4)[0].backward()
+    assert rows[:6] == [4, 4, 4, 4, 2, 2] and sorted(rows[6:]) == [2, 2, 4, 4, 4, 4]       # student and teacher, then again
+
+
+def test_jsd_of_nothing_keeps_the_graph():
+    hidden = torch.zeros(0, 4, requires_grad=True)
+    total, values = jsd_sum(hidden, torch.zeros(6, 4), torch.zeros(0, 3), torch.zeros(6, 3))
+    total.backward()
+    assert len(values) == 0 and float(total.detach()) == 0 and hidden.grad.shape == (0, 4)
 
 
 # ---- through the model: one mean over the tokens of a minibatch ----------------------------------------------------------

@@ -36,6 +36,16 @@ def test_by_kind_by_hand():
     assert got["ncq"] == {"groups": 1, "samples": 2, "correct": 1, "flat": 0, "truncated": 0, "tokens": 4, "positive": 1}
 
 
+def test_hint_and_prefix_groups_are_kinds_of_their_own():
+    hint, prefix = (group(i, ("\\boxed{5}", 1, 3, False), ("\\boxed{6}", 0, 3, False), kind=kind, origin="replay")
+                    for i, kind in ((0, "hint"), (1, "prefix")))
+    got = by_kind([hint, prefix, prefix], {0: [1.0, -1.0], 1: [0.0, 0.0]})
+    assert list(got) == ["new", "replay", "bcq", "ncq", "hint", "prefix"]
+    assert got["hint"] == {"groups": 1, "samples": 2, "correct": 1, "flat": 0, "truncated": 0, "tokens": 6, "positive": 1}
+    assert got["prefix"]["groups"] == 2 and got["prefix"]["positive"] == 0 and got["replay"]["groups"] == 0
+    assert audit([hint, prefix]) == audit([])
+
+
 def test_kinds_sum_to_the_whole():
     """Each group is in exactly one kind, a replayed question's NCQ among the NCQ ones."""
     parts, whole = by_kind(GROUPS, ADVANTAGE).values(), count_groups(GROUPS, ADVANTAGE)

@@ -127,6 +127,22 @@ def test_accuracy_figure_shows_the_numbers(tmp_path):
     assert set(drawn) == {"new prompts", "replayed prompts"}           # no line, no legend entry for BCQ and NCQ
 
 
+def test_kinds_of_other_methods_are_drawn_and_absent_ones_are_not(tmp_path):
+    hinted = {"new": groups(4, 8), "hint": groups(6, 8), "bcq": groups(0, 0)}
+    ax, = figure(plot.accuracy, write(tmp_path, [line(1), line(2, groups=hinted)])).axes
+    drawn = {text.get_label(): list(text.get_ydata()) for text in ax.lines}
+    np.testing.assert_allclose(drawn["Hint"], [NAN, 75])
+    assert set(drawn) == {"new prompts", "replayed prompts", "Hint"}       # lines of before this kind existed have none of it
+    assert list(plot.positive_counts([line(1), line(2, groups=hinted)])[1]) == [16, 16]
+
+
+@pytest.mark.parametrize("methods, name", [(["zppo"], "policy loss"), (["on-distill"], "Jensen-Shannon divergence (nats per token)"),
+                                           (["grpo", "off-distill"], "loss (policy; distillation: JSD in nats)")])
+def test_the_loss_is_called_what_it_is(tmp_path, methods, name):
+    folders = [write(tmp_path / m, [line(1)], {"method": m}) for m in methods]
+    assert name in {ax.get_title() or ax.get_title("left") for ax in figure(plot.dynamics, *folders).axes}
+
+
 def test_graduation_legend_has_the_final_counts(tmp_path):
     ax, = figure(plot.graduations, write(tmp_path, [line(1)])).axes
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["entry 0 %: 1 of 4 (25.0 %)", "entry 12.5 %: 0 of 1 (0.0 %)"]

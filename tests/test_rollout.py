@@ -15,7 +15,8 @@ import model
 import tiny
 import train
 from chat import encode
-from rollout import HFEngine, seed_of
+from hf_engine import HFEngine, choose, draws
+from rollout import Stopped, open_engine, seed_of
 from run import prompt_of
 
 TOLERANCE = 1e-4          # nats; fp32, two orders of summation
@@ -107,7 +108,7 @@ def test_agree_after_the_weights_move(fresh_lm, prompts, cfg):
     with torch.no_grad():
         for name, p in fresh_lm.net.named_parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
-    engine.sync_weights(fresh_lm)
+    engine.sync_weights(None)
     after = engine.sample(prompts, 2, 12, seed=0)
     logp, _ = train.response_logp(fresh_lm, flat(after), cfg())
     assert (logp - sampler_logp(flat(after))).abs().max() < TOLERANCE
@@ -220,6 +221,136 @@ def test_seeds(engine, prompts, sampled):
     again = engine.sample(prompts, 8, 24, seed=3)
     assert again == sampled                                                          # ids, log-probs and texts, exactly
     assert responses(engine.sample(prompts, 8, 24, seed=4)) != responses(sampled)
+    a, b = engine.sample([prompts[2], prompts[2]], 4, 24, seed=3)
+    assert responses([a]) != responses([b])                                          # one int is a seed for each place
+    a, b = engine.sample([prompts[2], prompts[2]], 4, 24, seed=[7, 7])
+    assert responses([a]) == responses([b])
+
+
+def test_samples_do_not_depend_on_the_batch(lm, engine, prompts):
+    """Alone, among others, in another order, in batches of another size: what makes one rank and two ranks the same run."""
+    seeds = [seed_of("batch", i) for i in range(len(prompts))]
+    together = engine.sample(prompts, 4, 24, seeds)
+    alone = [engine.sample([p], 4, 24, [s])[0] for p, s in zip(prompts, seeds)]
+    assert responses(alone) == responses(together)
+    assert (sampler_logp(flat(alone)) - sampler_logp(flat(together))).abs().max() < TOLERANCE
+    order = [5, 0, 3, 7, 1, 6, 4, 2]
+    for rows in (1, 9, 512):
+        mixed = HFEngine(lm, rows).sample([prompts[i] for i in order], 4, 24, [seeds[i] for i in order])
+        assert responses(mixed) == responses([together[i] for i in order])
+    # the first two of four samples are the two of two, and a shorter response is the beginning of the longer one
+    assert [r for g in together for r in responses([g[:2]])] == responses(engine.sample(prompts, 2, 24, seeds))
+    short = engine.sample(prompts, 4, 5, seeds)
+    assert responses(short) == [r[:5] for r in responses(together)]
+
+
+def test_uniforms():
+    """A stream per response; a shorter one is the longer one's beginning."""
+    u = draws([3, 4], 5, 2000)
+    assert u.shape == (10, 2000) and u.dtype == torch.float64 and (u >= 0).all() and (u < 1).all()
+    assert abs(float(u.mean()) - 0.5) < 0.01 and len(set(u[:, 0].tolist())) == 10
+    assert torch.equal(draws([4], 2, 7), u[5:7, :7])
+
+
+def test_the_inverse_of_the_distribution():
+    """By hand: 0.1, 0, 0.6, 0.3, 0; ids of probability 0 are out of reach even at the ends of [0, 1)."""
+    p = torch.tensor([0.1, 0.0, 0.6, 0.3, 0.0])
+    u = torch.tensor([0.0, 0.0999, 0.1001, 0.6999, 0.7001, 1 - 2 ** -53], dtype=torch.float64)
+    token, logp = choose(p.log().expand(len(u), -1), u, 1.0, 1.0, 0)
+    assert token.tolist() == [0, 0, 2, 2, 3, 3]
+    assert torch.allclose(logp, p[token].log())
+    # what top-k and top-p leave is scaled to 1, and so are the log-probs
+    token, logp = choose(p.log().expand(len(u), -1), u, 1.0, 1.0, 2)
+    assert token.tolist() == [2, 2, 2, 3, 3, 3] and torch.allclose(logp.exp(), torch.where(token == 2, 2 / 3, 1 / 3))
+    token, logp = choose(p.log().expand(len(u), -1), u, 0.5, 0.8, 0)                 # squares: 1/46, 36/46, 9/46
+    assert set(token.tolist()) == {2, 3} and torch.allclose(logp.exp(), torch.where(token == 2, 36 / 45, 9 / 45))
+
+
+# ---- the queue -------------------------------------------------------------------------------------------------------------------
+
+def test_submit_and_step(lm, prompts):
+    """Groups come back under their keys, settings may differ, and the same seeds give what sample() gives."""
+    engine = HFEngine(lm, max_rows=6)
+    want = engine.sample(prompts, 2, 8, list(range(len(prompts))))
+    engine.tokens = 0
+    for i, p in enumerate(prompts):
+        engine.submit(("q", i), p, 2, 8, i)
+    engine.submit("greedy", prompts[0], 1, 3, 0, temperature=0)
+    got, steps = {}, 0
+    while engine.busy:
+        out = engine.step()
+        assert 1 <= len(out) <= 6
+        got |= dict(out)
+        steps += 1
+    assert steps == 4 and engine.step() == []                                        # 3 + 3 + 2 prompts of 2 samples, then the other
+    assert responses([got["q", i] for i in range(len(prompts))]) == responses(want)
+    assert responses([got["greedy"]]) == responses(engine.sample(prompts[:1], 1, 3, 0, temperature=0))
+    assert engine.tokens == sum(len(r) for r in responses(got.values())) + len(got["greedy"][0].response_ids)
+
+
+def test_the_longest_waiting_prompt_is_in_the_next_batch(lm, prompts):
+    engine = HFEngine(lm, max_rows=1)
+    by_length = sorted(range(len(prompts)), key=lambda i: model.length(lm, prompts[i]))
+    engine.submit("long", prompts[by_length[-1]], 1, 2, 0)
+    for i in by_length[:3]:
+        engine.submit(i, prompts[i], 1, 2, 0)
+    assert [key for key, _ in engine.step()] == ["long"]
+    engine.abort()
+    assert not engine.busy and engine.step() == []
+
+
+def test_done_and_stop(lm, prompts):
+    engine, seen = HFEngine(lm, max_rows=4), []
+    out = engine.sample(prompts, 2, 4, seed=0, done=lambda i, samples: seen.append((i, samples)))
+    assert len(seen) == len(prompts) and all(out[i] is samples for i, samples in seen)
+    asked = []
+    with pytest.raises(Stopped):
+        engine.sample(prompts, 2, 4, seed=0, stop=lambda: asked.append(0) or len(asked) > 2)
+    assert len(asked) == 3 and not engine.busy
+    with pytest.raises(ValueError, match="context"):
+        engine.sample([*prompts, prompts[0]], 2, 10_000, seed=0)
+    assert not engine.busy and engine.sample(prompts[:1], 1, 4, seed=0)              # what was submitted before the error is forgotten
+
+
+# ---- a copy of the model ----------------------------------------------------------------------------------------------------------
+
+def test_a_copy_takes_the_trainers_weights(fresh_lm, prompts, cfg):
+    copy = HFEngine(tiny.new_model(1))
+    assert responses(copy.sample(prompts, 1, 8, seed=0)) != responses(HFEngine(fresh_lm).sample(prompts, 1, 8, seed=0))
+    for named in (fresh_lm.net.named_parameters(), ((k, v.clone()) for k, v in fresh_lm.net.state_dict().items())):
+        with torch.no_grad():
+            for p in fresh_lm.net.parameters():
+                p.mul_(1.05)
+        copy.sync_weights(named)
+        assert copy.sample(prompts, 2, 8, seed=0) == HFEngine(fresh_lm).sample(prompts, 2, 8, seed=0)
+    p = next(copy.lm.net.parameters())
+    assert p.requires_grad and p.data_ptr() != next(fresh_lm.net.parameters()).data_ptr()
+
+
+def test_weights_that_do_not_fit(lm, prompts):
+    copy, named = HFEngine(tiny.new_model(1)), dict(lm.net.named_parameters())
+    name, last = "model.language_model.norm.weight", list(named)[-1]
+    with pytest.raises(ValueError, match=f"{name} of shape .3,. does not fit"):
+        copy.sync_weights(iter((named | {name: torch.zeros(3)}).items()))
+    with pytest.raises(ValueError, match="other.weight of shape .* does not fit .no such parameter"):
+        copy.sync_weights(iter((named | {"other.weight": torch.zeros(3)}).items()))
+    with pytest.raises(ValueError, match=f"no new weights came for {last} .1 missing"):
+        copy.sync_weights((k, v) for k, v in named.items() if k != last)
+
+
+# ---- opening one ------------------------------------------------------------------------------------------------------------------
+
+def test_open_engine(lm, monkeypatch):
+    for kind in ("", "hf"):
+        engine = open_engine(kind, lm, memory=0.5)                                   # a CPU: no vLLM unless asked for
+        assert isinstance(engine, HFEngine) and engine.lm is lm and not engine.remote and engine.name == lm.path
+        assert engine.window == lm.window and "<|im_end|>" in engine.control and engine.sleep() is engine.wake() is None
+        assert engine.encode("What?") == encode(lm, "What?")
+    monkeypatch.setattr("rollout.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="requirements-gpu.txt.*--engine hf"):
+        open_engine("vllm", lm)
+    with pytest.raises(ValueError, match="--engine sglang"):
+        open_engine("sglang", lm)
 
 
 def test_seed_of_everything_that_must_differ():
