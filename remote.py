@@ -69,10 +69,9 @@ class Inbox:
         while not self.closed:
             try:
                 connection = self.listener.accept()
-            except (AuthenticationError, EOFError, ConnectionError):
-                continue                                          # a stranger, or one that left at the door
-            except OSError:
-                return                                            # the listener is closed
+            except (AuthenticationError, EOFError, OSError):      # a stranger, or one that left at the door
+                time.sleep(0.01)
+                continue
             self.messages.put((connection, self.NEW))
             threading.Thread(target=receive, args=(connection, self.messages, self.GONE), daemon=True).start()
 

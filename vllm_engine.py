@@ -22,6 +22,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")         # leaves the cores of this process as they are
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
@@ -48,7 +49,7 @@ class VLLMEngine(Engine):
         gpu = current_platform.is_cuda()
         self.max_len = min(max_len or lm.window, lm.window)
         self.can_sleep, self.asleep = sleep and gpu, False
-        self.queued = {}                                    # request id -> (key, expanded Prompt)
+        self.queued = {}                                    # request id -> (key, expanded Prompt, n)
         self.count = 0                                      # requests so far: their ids
         settings = {
             "dtype": dtype, "seed": seed % 2 ** 32, "max_model_len": self.max_len, "enable_prefix_caching": False,
@@ -77,15 +78,15 @@ class VLLMEngine(Engine):
             raise ValueError(f"a prompt of {len(expanded.ids)} tokens and a response of {max_new_tokens} do not fit the "
                              f"context of {self.window} tokens; lower --max-response")
         self.wake()
-        # sample j of n gets the seed s + j inside vLLM; seeds are hashes, so no two prompts overlap
+        # sample j of n gets the seed s + j inside vLLM; seeds are hashes, so no two prompts overlap. Greedy: one is all n.
         params = SamplingParams(
-            n=n, seed=seed % 2 ** 62, max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=0.0,
+            n=n if temperature else 1, seed=seed % 2 ** 62, max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=0.0,
             presence_penalty=presence_penalty, frequency_penalty=0.0, repetition_penalty=1.0, min_tokens=0, ignore_eos=False,
             stop_token_ids=list(self.lm.eos_ids), logprobs=0, detokenize=False, skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY)
         self.count += 1
         self.engine.add_request(str(self.count), self._request(prompt, vision), params)
-        self.queued[str(self.count)] = key, expanded
+        self.queued[str(self.count)] = key, expanded, n
 
     def step(self):
         """One token for each response under way."""
@@ -145,7 +146,7 @@ class VLLMEngine(Engine):
 
     def _group(self, out):
         """(key, Samples) of a finished vllm.RequestOutput."""
-        key, prompt = self.queued.pop(out.request_id)
+        key, prompt, n = self.queued.pop(out.request_id)
         if tuple(out.prompt_token_ids) != prompt.ids:
             pads = [ids.count(self.lm.image_id) + ids.count(self.lm.video_id) for ids in (tuple(out.prompt_token_ids), prompt.ids)]
             raise ValueError(f"{self.name}: vLLM expanded a prompt to {len(out.prompt_token_ids)} ids ({pads[0]} of them visual), "
@@ -158,7 +159,7 @@ class VLLMEngine(Engine):
             self.tokens += len(ids)
             samples.append(Sample(prompt, ids, logps, self.lm.tokenizer.decode(ids, skip_special_tokens=True),
                                   response.finish_reason == "length"))
-        return key, samples
+        return key, samples * (n // len(samples))
 
 
 class OnThisDevice(UniProcExecutor):
@@ -185,7 +186,6 @@ def _resized(lm, image, grid):
 
 def _video(lm, prompt, grid):
     """vLLM's video item: ((frames, height, width, 3) uint8, metadata), an even number of frames, timestamps as model.expand's."""
-    import numpy as np
     frames = [np.asarray(_resized(lm, f, grid)) for f in prompt.video]
     frames += [frames[-1]] * (-len(frames) % lm.image_processor.temporal_patch_size)
     return np.stack(frames), {"fps": prompt.video_fps, "frames_indices": list(range(len(frames))),
@@ -197,11 +197,12 @@ class _own_randomness:
     """vLLM seeds the process's generators when it starts; the trainer's go on as if it had not."""
 
     def __enter__(self):
-        self.python, self.torch = random.getstate(), torch.get_rng_state()
+        self.python, self.numpy, self.torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def __exit__(self, *error):
         random.setstate(self.python)
+        np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)

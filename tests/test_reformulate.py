@@ -64,11 +64,11 @@ def test_hardest_without_hard_questions():
     (5, [(3, "bcq"), (3, "ncq"), (1, "bcq"), (1, "ncq"), (7, "ncq")]),      # 7 has no BCQ: its NCQ takes the slot
     (99, [(3, "bcq"), (3, "ncq"), (1, "bcq"), (1, "ncq"), (7, "ncq")])])
 def test_fill_by_hand(cap, want):
-    assert fill([3, 1, 7, 8], {1, 3}, {1, 3, 7}, cap) == want              # 8 has neither
+    assert fill([3, 1, 7, 8], {"bcq": {1, 3}, "ncq": {1, 3, 7}}, cap) == want              # 8 has neither
 
 
 def test_fill_with_ncq_only():
-    assert fill([5, 2, 9], set(), {2, 5, 9}, 2) == [(5, "ncq"), (2, "ncq")]
+    assert fill([5, 2, 9], {"bcq": set(), "ncq": {2, 5, 9}}, 2) == [(5, "ncq"), (2, "ncq")]
 
 
 # ---- no leak of the label ------------------------------------------------------------------------------------------------

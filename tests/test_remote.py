@@ -91,7 +91,7 @@ def rank(lm):
 
 
 def test_requests_join_while_others_are_under_way(rank, lm):
-    """Two clients: the second one's request is in the engine before the first one's has come back; the last goodbye ends the rank."""
+    """Two clients: the second's request is in the engine before the first's has come back. The last goodbye ends the rank."""
     server = rank()
     one, two = server.pool(), server.pool()
     one.submit("a", one.encode("one"), **SETTINGS)
@@ -102,7 +102,7 @@ def test_requests_join_while_others_are_under_way(rank, lm):
     server.engine.gate.release(2)
     got = [back(one), back(two)]
     assert [k for k, _ in got] == ["a", "b"] and not one.busy and not two.busy
-    want = HFEngine(lm).sample([encode(lm, "one"), encode(lm, "two")], 3, 12, [5, 5])
+    want = HFEngine(lm, max_rows=1).sample([encode(lm, "one"), encode(lm, "two")], 3, 12, [5, 5])
     assert [g for _, g in got] == want and one.tokens == sum(len(s.response_ids) for s in want[0])
     one.close()
     assert server.thread.is_alive()
@@ -364,7 +364,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(f"The model {body['model']} does not exist.")
         content = body["messages"][0]["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        images = [Image.open(io.BytesIO(base64.b64decode(p["image_url"]["url"].partition(",")[2]))) for p in parts if "image_url" in p]
+        urls = [p["image_url"]["url"] for p in parts if "image_url" in p]
+        images = [Image.open(io.BytesIO(base64.b64decode(u.partition(",")[2]))) for u in urls]
         thinking = body.get("chat_template_kwargs", {}).get("enable_thinking", True)
         with self.lock:
             prompt = encode(self.engine.lm, parts[-1]["text"], images, thinking=thinking)
@@ -421,7 +422,8 @@ def test_a_server_says_what_the_local_engine_says(server, lm, questions):
 def test_a_teacher_behind_a_server(server, lm, questions, tmp_path):
     """The whole Teacher over it: growth, early asking, one request a summary; another picture is another question."""
     teacher = Teacher(URLEngine(server.url), Cache(tmp_path / "t.jsonl", "t"), 2, 8, seed=0, max_summary=6)
-    prompts = [teacher.encode("Same words.", decode(q.images, q.id)) for q in questions["image"][:2]] + [teacher.encode("Same words.")]
+    pictures = [*[decode(q.images, q.id) for q in questions["image"][:2]], ()]
+    prompts = [teacher.encode("Same words.", images) for images in pictures]
     for step in (1, 2):
         teacher.prefetch_answers(["no such answer"] * 3, prompts, step)
         answers = teacher.answers(["no such answer"] * 3, prompts, step)
@@ -474,6 +476,7 @@ def test_servers_that_are_a_little_different(server):
 def test_a_key_goes_with_each_request(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     keys, real = [], url_engine.urllib.request.urlopen
-    monkeypatch.setattr(url_engine.urllib.request, "urlopen", lambda r, **k: keys.append(r.get_header("Authorization")) or real(r, **k))
+    monkeypatch.setattr(url_engine.urllib.request, "urlopen",
+                        lambda r, **k: keys.append(r.get_header("Authorization")) or real(r, **k))
     (engine := URLEngine(server.url)).sample([engine.encode("x")], 1, 8, 0)
     assert keys == ["Bearer k"] * 2

@@ -8,7 +8,6 @@ question's rollouts are right is a table, so every number that the loop has to a
 import doctest
 import json
 import math
-import random
 import re
 import signal
 import statistics
@@ -27,8 +26,9 @@ import reformulate
 import tiny
 import train
 from data import Question, take
+from hf_engine import HFEngine
 from metrics import Clock
-from rollout import HFEngine
+from parallel import Policy
 from run import prompt_of
 
 ROOT = Path(__file__).parent.parent
@@ -50,19 +50,18 @@ class World:
 
     def __init__(self, monkeypatch, make_run, scripted, lm, cfg, right, *argv, questions=8, steps=3, teacher=None, fresh=True):
         self.right, self.teacher, self.steps, self.visits = right, teacher, [], Counter()
-        self.cfg = cfg("--n", N, "--steps", steps, "--iterations", 1, "--save-every", 0, "--show", 0, "--micro-batch", 64,
+        self.cfg = cfg("--n", N, "--steps", steps, "--iterations", 1, "--save-every", 0, "--show", 0,
                        *["--fresh-teacher"] * fresh, *argv)
         self.questions = [ask(k) for k in range(questions)]
         self.gold = {q.id: q.answer for q in self.questions}
         self.run = make_run(self.cfg, self.answer, self.questions, student=lm)
         self.run.engine = scripted(lm, self.respond)
-        self.run.engine.sync_weights = lambda lm: None
         real = train.update
 
-        def update(student, optimizer, groups, adv, *rest, **more):
+        def update(run, groups, adv, clock):
             self.steps.append({"groups": list(groups), "adv": list(adv), "buffer": list(self.run.buffer.entries),
                                "calls": len(self.run.teacher.engine.calls)})
-            return real(student, optimizer, groups[:1], adv[:N], *rest, **more)      # one group: only its numbers are needed
+            return real(run, groups[:1], adv[:N], clock)                             # one group: only its numbers are needed
         monkeypatch.setattr(train, "update", update)
         monkeypatch.setattr(train, "summary", lambda *a, **k: "")                   # figures and a page, tested elsewhere
         monkeypatch.setattr(train.checkpoint, "publish", lambda *a, **k: None)
@@ -383,7 +382,7 @@ def margin(lm, groups, cfg):
     with torch.no_grad():
         for g in groups:
             if not g.flat:
-                logp, _ = train.response_logp(lm, list(g.samples), cfg)
+                logp, _ = Policy(lm)(list(g.samples), cfg.temperature)
                 each = [float(x.sum()) for x in logp.split([len(s.response_ids) for s in g.samples])]
                 good = [x for x, s in zip(each, g.samples) if s.reward]
                 bad = [x for x, s in zip(each, g.samples) if not s.reward]
@@ -392,13 +391,13 @@ def margin(lm, groups, cfg):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_an_update_raises_what_was_rewarded(rollout, sign):
+def test_an_update_raises_what_was_rewarded(rollout, sign, make_run):
     """One update of the shipped student at the default learning rate; with the advantages reversed, the reverse."""
     cfg, groups, adv = rollout
     lm = model.load(ROOT / "assets/student")
-    optimizer = torch.optim.AdamW(lm.net.parameters(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), weight_decay=cfg.weight_decay)
+    run = make_run(cfg, student=lm)
     before = margin(lm, groups, cfg)
-    train.update(lm, optimizer, groups, [sign * a for a in adv], random.Random(0), cfg, Clock())
+    train.update(run, groups, [sign * a for a in adv], Clock())
     change = margin(lm, groups, cfg) - before
     assert math.isfinite(change) and sign * change > 0.05
 

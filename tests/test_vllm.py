@@ -31,7 +31,7 @@ from run import prompt_of  # noqa: E402
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None,
               reason="vLLM is not installed here; .ci/vllm-cpu VENV makes an environment that has it, for a CPU")]
 
-MEAN, MAX = 0.02, 0.2          # nats between sampler and trainer; measured 0.007 and 0.09, see the assert in gap()
+MEAN, MAX = 0.03, 0.2          # nats between sampler and trainer at temperature 1; measured 0.017 and 0.10
 MEMORY = {}                    # random state before and after the engine started
 
 
@@ -95,9 +95,9 @@ def gap(policy, samples, *argv):
     return float(gap.mean()), float(gap.max())
 
 
-def agree(policy, samples, *argv):
-    mean, most = gap(policy, samples, *argv)
-    return mean < MEAN and most < MAX
+def agree(policy, samples, temperature=1.0):
+    mean, most = gap(policy, samples, "--temperature", temperature)
+    return mean < MEAN / temperature and most < MAX / temperature                 # differences are in the logits
 
 
 # ---- sampler = trainer -----------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_sampler_and_trainer_agree(policy, engine, prompts, some):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.5])
 def test_they_agree_at_other_temperatures(policy, engine, prompts, temperature):
-    assert agree(policy, flat(engine.sample(prompts, 2, 12, seed=0, temperature=temperature)), "--temperature", temperature)
+    assert agree(policy, flat(engine.sample(prompts, 2, 12, seed=0, temperature=temperature)), temperature)
 
 
 def test_the_ids_are_those_of_the_trainer(policy, engine, prompts):
