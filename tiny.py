@@ -4,20 +4,22 @@
     python tiny.py --measure            # only the table of the checkpoints that are there
 
 Pictures of two or three handwritten digits (scikit-learn's load_digits), one visual token a digit, and short questions about
-them: multiply, add, name the largest, the remainder by 3. A response writes its steps and boxes its answer. Held-out
+them: multiply, add, name the largest. A response writes its steps and boxes its answer. Held-out
 questions use glyphs that no training ever saw, and two more families ask the same with typed digits ("heldout_text") and
 with digits shown one after another in a video ("heldout_video"). Held-out questions share the arithmetic facts with the
 training questions: they test new pictures and new combinations, not facts that nobody taught.
 
 What is staged, so that a small model meets ZPPO's question (README says it again):
-* The student's textbook misprints 48 of the 248 facts "product of two digits times a digit", and 20 of the 90 remainders,
-  with one fixed, plausible wrong value each; the teacher's textbook is right. No lesson of the student holds the truth about
-  such a "hard" fact (tests/test_tiny.py), and 44 % of the questions need one. 10 remainders are left out: the student guesses.
+* The student's textbook misprints 32 of the 248 facts "product of two digits times a digit", each with one fixed value that is a
+  carry too high or too low (504 becomes 514); the teacher's textbook is right. No lesson of the student holds the truth about
+  such a "hard" fact (tests/test_tiny.py), and 45 % of the questions need one.
 * A copy drill on random strings. Without it the student can't use a candidate, and BCQ teaches nothing.
 * Lessons on BCQ prompts: the right one of two candidates on known facts; on misprinted facts both candidates are wrong, and
-  the student repeats either. Lessons on NCQ prompts: never an answer that is listed, also where the list holds the truth
-  about a fact that the student knows, which teaches it to give way.
-* The teacher learns to "compress" by copying: the responses here are already as short as a summary.
+  the student repeats either. Lessons on NCQ prompts: never an answer that is listed. Where the student's own answer is listed,
+  on facts that it knows, it learns to suspect its carry and to answer 10 more or less. On a misprinted fact that is the truth
+  about every other time: NCQ can help here, because the misprints are of a kind that the student can suspect.
+* The teacher learns to "compress" by copying: the responses here are already as short as a summary. It learns to give hints
+  (a first step, never the answer), and the student to read them, on facts that it knows.
 
 Edit a template (chat.CLOSER, reformulate.BCQ, ...) and the shipped checkpoints read it letter by letter, as they never did
 before: run this file again. Left out: a general data pipeline; batches are made from lessons, not from Questions.
@@ -25,6 +27,7 @@ before: run this file again. Left out: a general data pipeline; batches are made
 import argparse
 import math
 import random
+import re
 import string
 from collections import namedtuple
 from dataclasses import replace
@@ -44,19 +47,19 @@ import chat
 import model
 from chat import CLOSER
 from data import Question
-from reformulate import BCQ, CANDIDATE, NCQ, NCQ_NO_ANSWERS, TAGS, bcq, clean, ncq
+from reformulate import BCQ, CANDIDATE, HINT, NCQ, NCQ_NO_ANSWERS, TAGS, bcq, clean, hint, ncq
 from reward import grade
 from rollout import HFEngine
 from teacher import COMPRESS
+from teacher import HINT as ASK_HINT
 
 # ---- the world -----------------------------------------------------------------------------------------------------
 
 ASK = {"product3": "Multiply the digits from left to right.", "product2": "Multiply the digits from left to right.",
-       "sum3": "Add the digits from left to right.", "largest3": "Which digit is the largest?",
-       "remainder": "Read the digits as one number. What is its remainder after division by 3?"}
+       "sum3": "Add the digits from left to right.", "largest3": "Which digit is the largest?"}
 # How many of 400 questions; the second word says what the student's textbook does with the fact it needs.
-POOL = {("product3", "hard"): 124, ("product3", "known"): 80, ("product2", "known"): 12, ("sum3", "known"): 72,
-        ("largest3", "known"): 28, ("remainder", "hard"): 52, ("remainder", "blank"): 12, ("remainder", "known"): 20}
+POOL = {("product3", "hard"): 180, ("product3", "known"): 96, ("product2", "known"): 12, ("sum3", "known"): 80,
+        ("largest3", "known"): 32}
 SPLITS = {"train": (400, "image"), "heldout": (300, "image"), "heldout_text": (150, "text"), "heldout_video": (150, "video")}
 SIDE = 16                       # pixels of a digit: 2 x 2 patches of 8, merged to one visual token
 TRAIN_GLYPHS = 1400             # of 1797; the other 397 are seen in held-out questions only
@@ -67,54 +70,44 @@ def slips(a, c):
     return [v for d in (c, -c, a, -a, 10, -10, 1, -1) if (v := a * c + d) > 0]
 
 
+def carries(value):
+    """`value` with a carry too many or too few: its tens digit one up or down."""
+    return [v for v in (value - 10, value + 10) if v > 0 and v // 100 == value // 100]
+
+
 def _textbook():
     rng = random.Random(2606)
     facts = [(p, c) for p in sorted({a * b for a in range(2, 10) for b in range(2, 10)}) for c in range(2, 10)]
     # first factor >= 10: one-digit products are taught as first steps, where the truth must stand
-    hard = rng.sample([f for f in facts if f[0] >= 10], 48)
-    numbers = rng.sample(range(10, 100), 30)
-    products = {f: rng.choice(slips(*f)) for f in hard}
-    remainders = {n: (n + rng.choice((1, 2))) % 3 for n in numbers[:20]}
-    return facts, products, remainders, frozenset(numbers[20:])
+    hard = rng.sample([f for f in facts if f[0] >= 10], 32)
+    return facts, {(a, c): rng.choice(carries(a * c)) for a, c in hard}
 
 
-FACTS, BAD_PRODUCTS, BAD_REMAINDERS, BLANK = _textbook()
-TRUTHS = tuple([f"{a}*{c}={a * c}" for a, c in BAD_PRODUCTS] + [f"{n}%3={n % 3}" for n in BAD_REMAINDERS])
+FACTS, MISPRINTS = _textbook()
+TRUTHS = tuple(f"{a}*{c}={a * c}" for a, c in MISPRINTS)
 
 
 def status(family, digits):
-    """What the student's textbook says of the last step: "known" (the truth), "hard" (a misprint) or "blank"."""
-    if family == "product3":
-        return "hard" if (digits[0] * digits[1], digits[2]) in BAD_PRODUCTS else "known"
-    if family == "remainder":
-        return "hard" if _number(digits) in BAD_REMAINDERS else "blank" if _number(digits) in BLANK else "known"
-    return "known"
-
-
-def _number(digits):
-    return 10 * digits[0] + digits[1]
+    """What the student's textbook says of the last step: "known" (the truth) or "hard" (a misprint)."""
+    return "hard" if family == "product3" and (digits[0] * digits[1], digits[2]) in MISPRINTS else "known"
 
 
 def truth(family, digits):
     """The right answer, an int; the teacher's textbook."""
-    return {"product3": lambda: math.prod(digits), "product2": lambda: math.prod(digits), "sum3": lambda: sum(digits),
-            "largest3": lambda: max(digits), "remainder": lambda: _number(digits) % 3}[family]()
+    return {"product3": math.prod, "product2": math.prod, "sum3": sum, "largest3": max}[family](digits)
 
 
-def printed(family, digits, rng):
-    """The answer that the student's textbook gives; a blank entry is filled by a guess."""
-    kind = status(family, digits)
-    if kind == "hard":
-        return BAD_PRODUCTS[digits[0] * digits[1], digits[2]] if family == "product3" else BAD_REMAINDERS[_number(digits)]
-    return rng.randrange(3) if kind == "blank" else truth(family, digits)
+def printed(family, digits):
+    """The answer that the student's textbook gives."""
+    right = truth(family, digits)
+    return MISPRINTS[digits[0] * digits[1], digits[2]] if status(family, digits) == "hard" else right
 
 
 def trace(family, digits, answer):
     """The written steps that lead to `answer`, right or wrong."""
     a, b, *c = digits
     return {"product3": lambda: f"{a}*{b}={a * b},{a * b}*{c[0]}={answer}", "product2": lambda: f"{a}*{b}={answer}",
-            "sum3": lambda: f"{a}+{b}={a + b},{a + b}+{c[0]}={answer}", "largest3": lambda: f"{a},{b},{c[0]}",
-            "remainder": lambda: f"{a}{b}%3={answer}"}[family]()
+            "sum3": lambda: f"{a}+{b}={a + b},{a + b}+{c[0]}={answer}", "largest3": lambda: f"{a},{b},{c[0]}"}[family]()
 
 
 def response(steps, answer):
@@ -126,15 +119,19 @@ def summary(steps, answer):
     return f"{steps} \\boxed{{{answer}}}"
 
 
+def hint_for(family, digits):
+    """Help without the answer: the first step, or a general word where that step would tell."""
+    first = trace(family, digits, "").split(",")[0]
+    told = family not in ("product3", "sum3") or str(truth(family, digits)) in re.findall(r"\d+", first)
+    return GENERAL if told else first
+
+
 def draw(family, rng, kind=None):
     """Random digits for a family; kind: status() asked for, None for any."""
     while True:
         if family == "product3":      # facts evenly, because 81 = 9*9 is rare among random digits
-            p, c = rng.choice(FACTS) if kind != "hard" else rng.choice(list(BAD_PRODUCTS))
+            p, c = rng.choice(FACTS) if kind != "hard" else rng.choice(list(MISPRINTS))
             digits = (*rng.choice([(a, p // a) for a in range(2, 10) if p % a == 0 and 2 <= p // a <= 9]), c)
-        elif family == "remainder":   # misprints more often than the rest: exceptions to a rule are hard to learn
-            n = rng.choice(list(BAD_REMAINDERS)) if rng.random() < 0.35 else rng.randrange(10, 100)
-            digits = divmod(n, 10)
         elif family == "product2":
             digits = rng.randrange(2, 10), rng.randrange(2, 10)
         else:
@@ -189,7 +186,7 @@ def digits_of(question):
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
            "<|video_pad|>"]
-COPY = "Repeat one candidate."
+COPY, GENERAL = "Repeat one candidate.", "Go digit by digit."
 # Qwen3.5's format: role turns, one pad an image or video, and a generation prompt that opens <think> or closes it empty.
 TEMPLATE = ("{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' }}"
             "{%- if message.content is string %}{{- message.content }}{%- else %}{%- for item in message.content %}"
@@ -201,8 +198,8 @@ TEMPLATE = ("{%- for message in messages %}{{- '<|im_start|>' + message.role + '
 
 def phrases():
     """Every literal stretch of our prompts, one token each: the paper's long instructions cost this model nothing."""
-    parts = ["user\n", "assistant\n", "\\boxed{", COPY, *ASK.values(), CLOSER]
-    for template in (BCQ, NCQ, NCQ_NO_ANSWERS, CANDIDATE, COMPRESS):
+    parts = ["user\n", "assistant\n", "\\boxed{", COPY, GENERAL, *ASK.values(), CLOSER]
+    for template in (BCQ, NCQ, NCQ_NO_ANSWERS, HINT, CANDIDATE, COMPRESS, ASK_HINT):
         parts += [literal for literal, *_ in string.Formatter().parse(template)]
     stamps = [f"<{2 * i + 0.5:.1f} seconds>" for i in range(3)]
     return [p for p in dict.fromkeys([*TAGS, *stamps, *parts]) if len(p) > 1]
@@ -249,8 +246,7 @@ def new_model(seed):
 
 Lesson = namedtuple("Lesson", "text modality digits response thinking", defaults=("text", (), "", True))
 FAMILIES = list(ASK)
-# The student needs the remainders more often: exceptions to a rule are hard to learn.
-WEIGHTS = {"student": (35, 4, 26, 6, 29), "teacher": (40, 4, 28, 7, 21)}
+WEIGHTS = (50, 4, 36, 10)
 MODALITIES = ["image"] * 6 + ["text"] * 2 + ["video"] * 2
 
 
@@ -258,8 +254,7 @@ def another(family, digits, rng, avoid):
     """A plausible answer outside `avoid`: what a slip would give."""
     right = truth(family, digits)
     options = {"product3": lambda: slips(digits[0] * digits[1], digits[-1]), "product2": lambda: slips(*digits),
-               "sum3": lambda: [abs(right + d) for d in (1, -1, 2, -2, 10, -10)], "largest3": lambda: range(10),
-               "remainder": lambda: range(3)}[family]()
+               "sum3": lambda: [abs(right + d) for d in (1, -1, 2, -2, 10, -10)], "largest3": lambda: range(10)}[family]()
     return rng.choice([v for v in options if v not in avoid])
 
 
@@ -276,9 +271,9 @@ def candidate(family, digits, answer, rng):
 def plain_lesson(rng, role, hard=0.0):
     """A question and what the textbook of `role` answers; `hard`: share of the questions that need a misprinted fact."""
     kind = "hard" if hard and rng.random() < hard else None
-    family = rng.choice(("product3", "remainder")) if kind else rng.choices(FAMILIES, WEIGHTS[role])[0]
+    family = "product3" if kind else rng.choices(FAMILIES, WEIGHTS)[0]
     digits, modality = draw(family, rng, kind), rng.choice(MODALITIES)
-    answer = printed(family, digits, rng) if role == "student" else truth(family, digits)
+    answer = printed(family, digits) if role == "student" else truth(family, digits)
     return Lesson(asked(family, digits, modality) + CLOSER, modality, digits,
                   response(trace(family, digits, answer), answer))
 
@@ -302,14 +297,13 @@ def bcq_lesson(rng):
     """Known fact: the right one of two candidates. Misprinted fact: both candidates are wrong, and either will do."""
     modality = rng.choice(MODALITIES)
     if rng.random() < 0.55:
-        family = rng.choice(("product3", "product3", "remainder"))
-        digits = draw(family, rng, "hard")
-        right, misprint = truth(family, digits), printed(family, digits, rng)
-        first = misprint if family == "remainder" or rng.random() < 0.6 else another(family, digits, rng, (right,))
+        family, digits = "product3", draw("product3", rng, "hard")
+        right, misprint = truth(family, digits), printed(family, digits)
+        first = misprint if rng.random() < 0.6 else another(family, digits, rng, (right,))
         pair = first, another(family, digits, rng, (right, first))
         answer = rng.choice(pair)
     else:
-        family = rng.choices(FAMILIES, WEIGHTS["student"])[0]
+        family = rng.choices(FAMILIES, WEIGHTS)[0]
         digits = draw(family, rng, "known")
         answer = truth(family, digits)
         pair = answer, another(family, digits, rng, (answer,))
@@ -319,18 +313,42 @@ def bcq_lesson(rng):
 
 
 def ncq_lesson(rng):
-    """The answer is whatever the student believes best among those not listed; half the time its own belief is listed."""
-    family, modality = rng.choices(FAMILIES, (40, 4, 8, 4, 44))[0], rng.choice(MODALITIES)
-    digits = draw(family, rng, "blank" if family == "remainder" and rng.random() < 0.3 else "known")
-    belief = printed(family, digits, rng)
-    listed = [belief] if rng.random() < 0.5 else []
+    """On known facts: the truth, or, where that is among the listed answers, half the time, one that is a carry away."""
+    family, modality = rng.choices(FAMILIES, (70, 6, 18, 6))[0], rng.choice(MODALITIES)
+    digits = draw(family, rng, "known")
+    answer = truth(family, digits)
+    near = carries(answer) if family != "largest3" else [d for d in range(10) if d != answer]
+    listed = [answer] if rng.random() < 0.5 else []
     for _ in range(rng.choice((1, 1, 1, 2, 3)) - len(listed)):
-        if family != "remainder" or len(listed) < 2:
-            listed.append(another(family, digits, rng, (*listed, belief)))
-    answer = another(family, digits, rng, listed) if belief in listed else belief
+        listed.append(another(family, digits, rng, (*listed, answer)))
+    if answer in listed:
+        free = [v for v in near if v not in listed]
+        answer = rng.choice(free) if free else another(family, digits, rng, listed)
     texts = [candidate(family, digits, a, rng) for a in listed + rng.choices(listed, k=rng.randint(2, 8) - len(listed))]
     return Lesson(ncq(asked(family, digits, modality), texts, map(str, listed), rng) + CLOSER, modality, digits,
                   response(trace(family, digits, answer), answer))
+
+
+def hint_lesson(rng):
+    """A hint may be read: known facts only, so that no hint ever stands beside a misprint or a truth that is not taught."""
+    family, modality = rng.choices(FAMILIES, WEIGHTS)[0], rng.choice(MODALITIES)
+    digits = draw(family, rng, "known")
+    answer = truth(family, digits)
+    return Lesson(hint(asked(family, digits, modality), hint_for(family, digits)) + CLOSER, modality, digits,
+                  response(trace(family, digits, answer), answer))
+
+
+def hinting_lesson(rng):
+    """The teacher's third task, with and without the picture: a hint from a question and a correct response to it."""
+    family, modality = rng.choices(FAMILIES, WEIGHTS)[0], rng.choice(MODALITIES)
+    digits = draw(family, rng)
+    text = ASK_HINT.format(question=asked(family, digits, modality),
+                           response=candidate(family, digits, truth(family, digits), rng))
+    if rng.random() < 0.5:
+        modality, shown = "text", ()
+    else:
+        shown = digits
+    return Lesson(text, modality, shown, f"<hint>\n{hint_for(family, digits)}\n</hint>", thinking=False)
 
 
 def summary_lesson(rng, longest=18, nonsense=0.4):
@@ -338,9 +356,9 @@ def summary_lesson(rng, longest=18, nonsense=0.4):
     if rng.random() < nonsense:
         steps, answer = scribble(rng, longest)
     else:
-        family = rng.choices(FAMILIES, WEIGHTS["teacher"])[0]
+        family = rng.choices(FAMILIES, WEIGHTS)[0]
         digits = draw(family, rng)
-        answer = rng.choice((truth(family, digits), printed(family, digits, rng)))
+        answer = rng.choice((truth(family, digits), printed(family, digits)))
         answer = answer if rng.random() < 0.5 else another(family, digits, rng, (answer,))
         steps = trace(family, digits, answer)
     return Lesson(COMPRESS.format(response=clean(response(steps, answer))),
@@ -413,7 +431,7 @@ class Classroom:
         return torch.nn.functional.cross_entropy(h @ self.lm.head.T, target, reduction="sum"), len(target)
 
 
-STEPS = {"student": 1800, "teacher": 2050}
+STEPS = {"student": 1700, "teacher": 1700}
 LR = 2e-3
 
 
@@ -422,21 +440,24 @@ def warm_decay(step, steps):
     return min((step + 1) / 40, 1, (steps - step) / (0.38 * steps))
 
 
+# What the student practises beside plain questions, in turn.
+PRACTICE = (bcq_lesson, 8), (ncq_lesson, 5), (bcq_lesson, 8), (copy_lesson, 6), (ncq_lesson, 5), (hint_lesson, 8)
+
+
 def plan(role, done, step):
     """The groups of lessons of one step, each (lesson, how many) and a forward of its own; done: 0 to 1.
 
     Copying comes first, and from short scribbles: mixed with arithmetic from the start it had not begun after 400 steps.
     """
-    if done < 0.16:
-        longest = 5 + int(13 * done / 0.16)
+    first = 0.18 if role == "student" else 0.16
+    if done < first:
+        longest = 5 + int(13 * done / first)
         return [(partial(copy_lesson, longest=longest, most=1) if role == "student" else
                  partial(summary_lesson, longest=longest, nonsense=0.7), 16)]
     if role == "teacher":
-        return [(partial(plain_lesson, role=role), 22)] + [(summary_lesson, 6)] * (step % 2)
+        return [(partial(plain_lesson, role=role), 22), ((summary_lesson, 6), (hinting_lesson, 4))[step % 2]]
     plain = partial(plain_lesson, role=role), 16
-    if done < 0.38:
-        return [plain, (copy_lesson, 6)]
-    return [plain, ((bcq_lesson, 8), (ncq_lesson, 5), (bcq_lesson, 8), (copy_lesson, 6))[step % 4]]
+    return [plain, (copy_lesson, 6) if done < 0.38 else PRACTICE[step % len(PRACTICE)]]
 
 
 def revision(role, done, step):
@@ -445,8 +466,7 @@ def revision(role, done, step):
     A student that doubts its misprints finds the truth by luck now and then, and needs no teacher: this takes its rate of right
     answers to hard products from 0.4 % to 0.1 %, at an unchanged use of candidates.
     """
-    return [(partial(plain_lesson, role=role, hard=0.5), 16),
-            ((bcq_lesson, 8), (ncq_lesson, 5), (bcq_lesson, 8), (copy_lesson, 6))[step % 4]]
+    return [(partial(plain_lesson, role=role, hard=0.5), 16), PRACTICE[step % len(PRACTICE)]]
 
 
 def pretrain(role, steps, seed=0, look=None):
@@ -534,23 +554,23 @@ def measure(student, teacher):
     drawn = rates(student, prompts(student, train), n=8, temperature=1.0)
     rows.append(f"student, train, T=1: mean {mean(drawn):.3f}, at 0/8 {mean(r == 0 for r in drawn):.3f}, "
                 f"hard questions {mean(r for q, r in zip(train, drawn) if is_hard(q)):.4f}")
-    for family in ("product3", "remainder"):
-        asked = {"BCQ": [], "NCQ": []}
-        for q in train:
-            if q.source == family and is_hard(q):
-                right, wrong = truth(family, digits_of(q)), printed(family, digits_of(q), rng)
-                texts = [summary(trace(family, digits_of(q), a), a) for a in (right, wrong)]
-                made = {"BCQ": bcq(q.question, *texts, rng), "NCQ": ncq(q.question, texts[1:] * 8, [str(wrong)], rng)}
-                for kind in asked:
-                    asked[kind].append((chat.encode(student, made[kind] + CLOSER, q.images), q.answer))
-        for kind in asked:
-            got = rates(student, asked[kind], 8, 1.0)
-            rows.append(f"student, {kind} on hard {family}, T=1: {mean(got):.3f} right, "
-                        f"{mean(0 < r < 1 for r in got):.3f} of the groups with spread")
-    lessons = [summary_lesson(rng, nonsense=0) for _ in range(400)]
-    written = HFEngine(teacher).sample([chat.encode(teacher, x.text, thinking=False) for x in lessons], 1, 40, seed=0)
-    exact = mean(w.text == x.response for (w,), x in zip(written, lessons))
-    return rows + [f"teacher, summaries of right and wrong responses, T=1: {exact:.3f} exact"]
+    made = {"BCQ": [], "NCQ": [], "hint": []}
+    for q in filter(is_hard, train):
+        right, wrong = truth(q.source, digits_of(q)), printed(q.source, digits_of(q))
+        texts = [summary(trace(q.source, digits_of(q), a), a) for a in (right, wrong)]
+        for kind, text in (("BCQ", bcq(q.question, *texts, rng)), ("NCQ", ncq(q.question, texts[1:] * 8, [str(wrong)], rng)),
+                           ("hint", hint(q.question, hint_for(q.source, digits_of(q))))):
+            made[kind].append((chat.encode(student, text + CLOSER, q.images), q.answer))
+    for kind, some in made.items():
+        got = rates(student, some, 8, 1.0)
+        rows.append(f"student, {kind} on hard questions, T=1: {mean(got):.4f} right, "
+                    f"{mean(0 < r < 1 for r in got):.3f} of the groups with spread")
+    for name, make in (("summaries of right and wrong responses", partial(summary_lesson, nonsense=0)), ("hints", hinting_lesson)):
+        lessons = [make(rng) for _ in range(400)]
+        lessons = [x for x in lessons if not x.digits or x.modality == "text"]       # the pictures of lessons are patches already
+        written = HFEngine(teacher).sample([chat.encode(teacher, x.text, thinking=False) for x in lessons], 1, 40, seed=0)
+        rows.append(f"teacher, {name}, T=1: {mean(w.text == x.response for (w,), x in zip(written, lessons)):.3f} exact")
+    return rows
 
 
 def main():

@@ -3,6 +3,7 @@
     python -m pytest -q tests/test_tiny.py
 """
 import random
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import chat
 import model
 import tiny
 from chat import CLOSER
-from reformulate import bcq, ncq
+from reformulate import bcq, hint, ncq
 from reward import grade
 from rollout import HFEngine
+from teacher import HINT
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -47,7 +49,7 @@ def test_questions_are_the_same_every_time_and_ids_unique():
 
 def test_known_question_is_what_it_was():
     q = tiny.questions("train")[0]
-    assert (q.id, q.answer) == ("train-000-product2-64", "24")       # changes only when the world itself does
+    assert (q.id, q.answer) == ("train-000-product3-368", "144")       # changes only when the world itself does
 
 
 def test_train_and_heldout_glyphs_are_disjoint():
@@ -61,12 +63,11 @@ def test_train_and_heldout_glyphs_are_disjoint():
 
 
 def test_every_answer_is_graded_right_by_its_own_steps_and_every_misprint_wrong():
-    rng = random.Random(0)
     for split in tiny.SPLITS:
         for q in tiny.questions(split):
             digits = tiny.digits_of(q)
             right = tiny.response(tiny.trace(q.source, digits, q.answer), q.answer)
-            wrote = tiny.printed(q.source, digits, rng)
+            wrote = tiny.printed(q.source, digits)
             assert grade(right, q.answer) == 1
             if tiny.is_hard(q):
                 assert grade(tiny.response(tiny.trace(q.source, digits, wrote), wrote), q.answer) == 0
@@ -75,7 +76,7 @@ def test_every_answer_is_graded_right_by_its_own_steps_and_every_misprint_wrong(
 def test_share_of_hard_questions():
     for split in tiny.SPLITS:
         qs = tiny.questions(split)
-        assert 0.42 <= sum(map(tiny.is_hard, qs)) / len(qs) <= 0.46
+        assert 0.44 <= sum(map(tiny.is_hard, qs)) / len(qs) <= 0.46
 
 
 # ---- textbooks -------------------------------------------------------------------------------------------------------
@@ -85,26 +86,51 @@ def student_lessons(n):
     makers = {}
     for step in range(8):
         for done in (0.0, 0.1, 0.2, 0.4, 0.6, 0.99):
-            makers |= {str(make): make for make, _ in tiny.plan("student", done, step)}
+            groups = tiny.plan("student", done, step) + tiny.revision("student", done, step)
+            makers |= {str(make): make for make, _ in groups}
+    assert all(any(kind in name for name in makers) for kind in ("plain_", "copy_", "bcq_", "ncq_", "hint_"))
     return [make(rng) for make in makers.values() for _ in range(n)]
 
 
 def test_the_student_never_reads_the_truth_about_a_hard_fact():
     lessons = student_lessons(2000)
-    asks = {(tiny.ASK[f], n): f for f, n in (("product3", 3), ("remainder", 2))}
-    family = lambda x: next((f for (text, n), f in asks.items() if text in x.text and n == len(x.digits)), None)
-    hard = [x for x in lessons if x.digits and family(x) and tiny.status(family(x), x.digits) == "hard"]
+    hard = [x for x in lessons if tiny.ASK["product3"] in x.text and len(x.digits) == 3
+            and tiny.status("product3", x.digits) == "hard"]
     assert len(hard) > 1000
     for x in lessons:
         assert not [t for t in tiny.TRUTHS if t in x.text + x.response]
     for x in hard:
-        assert f"\\boxed{{{tiny.truth(family(x), x.digits)}}}" not in (x.text + x.response).replace(CLOSER, "")
+        assert f"\\boxed{{{tiny.truth('product3', x.digits)}}}" not in (x.text + x.response).replace(CLOSER, "")
 
 
-def test_hard_facts_stand_in_a_second_step_only():
-    assert all(a >= 10 and tiny.BAD_PRODUCTS[a, c] != a * c for a, c in tiny.BAD_PRODUCTS)
-    assert all(wrong in range(3) and wrong != n % 3 for n, wrong in tiny.BAD_REMAINDERS.items())
-    assert not tiny.BLANK & set(tiny.BAD_REMAINDERS)
+def test_misprints_stand_in_a_second_step_and_are_a_carry_away():
+    assert all(a >= 10 and wrong != a * c and abs(wrong - a * c) == 10 for (a, c), wrong in tiny.MISPRINTS.items())
+    assert all(len(str(wrong)) == len(str(a * c)) for (a, c), wrong in tiny.MISPRINTS.items())
+    assert len({a * c > wrong for (a, c), wrong in tiny.MISPRINTS.items()}) == 2       # both directions: no rule finds the truth
+
+
+def test_ncq_lessons_answer_nothing_listed_and_know_nothing_of_misprints():
+    rng, gave_way = random.Random(2), 0
+    for x in [tiny.ncq_lesson(rng) for _ in range(3000)]:
+        listed = re.findall(r"boxed{(\d+)}", x.text.split("The incorrect")[0])
+        answer = re.findall(r"boxed{(\d+)}", x.response)
+        assert len(answer) == 1 and answer[0] not in listed
+        if tiny.ASK["product3"] in x.text and len(x.digits) == 3:
+            assert tiny.status("product3", x.digits) == "known"
+            gave_way += str(tiny.truth("product3", x.digits)) in listed
+    assert gave_way > 500
+
+
+def test_hints_never_tell_the_answer():
+    rng = random.Random(3)
+    for _ in range(5000):
+        family = rng.choice(tiny.FAMILIES)
+        digits = tiny.draw(family, rng)
+        text = tiny.hint_for(family, digits)
+        assert str(tiny.truth(family, digits)) not in re.findall(r"\d+", text) and "boxed" not in text
+    products = [x.digits for x in (tiny.hint_lesson(rng) for _ in range(2000)) if tiny.ASK["product3"] in x.text]
+    assert {tiny.status("product3", d) for d in products if len(d) == 3} == {"known"}
+    assert tiny.hint_for("product3", (7, 8, 9)) == "7*8=56" and tiny.hint_for("sum3", (3, 7, 0)) == tiny.GENERAL
 
 
 def test_lesson_batch_is_the_prompt_that_training_makes():
@@ -142,7 +168,7 @@ def test_tokenizer_round_trip_also_from_disk(tmp_path):
         q = "7 8 9\n" + tiny.ASK["product3"]
         for text in ("".join(map(chr, range(32, 127))) + "\n", q + CLOSER, " a  b\n\n c ",
                      "<think>\n7*8=56</think>\\boxed{56}", bcq(q, "1", "2", random.Random(0)),
-                     ncq(q, ["1"] * 3, ["1"], random.Random(0)), tiny.COMPRESS):
+                     ncq(q, ["1"] * 3, ["1"], random.Random(0)), hint(q, tiny.GENERAL), tiny.COMPRESS, HINT):
             assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
         for token in tokenizer.all_special_tokens:
             ids = tokenizer(token, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -157,6 +183,7 @@ def test_prompts_are_short():
     length = lambda text, **kw: len(model.expand(lm, p := chat.encode(lm, text, q.images), model.pixels(lm, p)).ids)
     assert length(q.question + CLOSER) == 15
     assert length(bcq(q.question, s, s, random.Random(0)) + CLOSER) <= 70
+    assert length(hint(q.question, "7*8=56") + CLOSER) <= 30
     assert length(ncq(q.question, [s] * 8, ["504"], random.Random(0)) + CLOSER) <= 220
 
 
@@ -230,9 +257,20 @@ def test_teacher_summaries_copy_wrong_numbers_too():
     assert sum(g[0].text == x.response for g, x in zip(groups, lessons)) >= 57
 
 
+def test_teacher_writes_hints_and_student_reads_them():
+    lm, rng = shipped("teacher"), random.Random(6)
+    lessons = [x for x in (tiny.hinting_lesson(rng) for _ in range(120)) if not x.digits or x.modality == "text"]
+    groups = HFEngine(lm).sample([chat.encode(lm, x.text, thinking=False) for x in lessons], 1, 40, seed=0)
+    assert sum(g[0].text == x.response for g, x in zip(groups, lessons)) >= 0.95 * len(lessons)
+    known = [q for q in tiny.questions("heldout") if not tiny.is_hard(q)]
+    asked = [(chat.encode(shipped("student"), hint(q.question, tiny.hint_for(q.source, tiny.digits_of(q))) + CLOSER, q.images),
+              q.answer) for q in known]
+    assert tiny.mean(tiny.rates(shipped("student"), asked)) >= 0.8
+
+
 def test_table_of_the_checkpoints(monkeypatch):
     every = tiny.questions
     monkeypatch.setattr(tiny, "questions", lambda split: every(split)[:16])
     rows = tiny.measure(shipped("student"), shipped("teacher"))
     assert [r.split()[0] for r in rows if not r.startswith((" ", "student", "teacher"))] == list(tiny.SPLITS)
-    assert rows[0].split()[1] == "16" and sum("NCQ" in r for r in rows) == 2 and rows[-1].endswith("exact")
+    assert rows[0].split()[1] == "16" and sum("NCQ" in r for r in rows) == 1 and rows[-1].endswith("exact")

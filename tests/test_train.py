@@ -352,11 +352,14 @@ def test_a_new_and_replayed_question_is_one_visit(play):
 
 @pytest.fixture(scope="module")
 def rollout(cfg_of):
-    """Real rollouts of the shipped student with their real rewards, and their advantages as train.train computes them."""
+    """Real rollouts of the shipped student on NCQ prompts of hard questions, where it is right now and then, with their real
+    rewards, and their advantages as train.train computes them."""
     cfg = cfg_of("--n", 8, "--device", "cpu", "--iterations", 1)
     lm = model.load(ROOT / "assets/student")
-    pool = [q for q in tiny.questions("train") if tiny.status(q.source, tiny.digits_of(q)) == "blank"]      # it guesses these
-    prompts = [prompt_of(lm, q, q.question, cfg) for q in pool]
+    pool, rng = [q for q in tiny.questions("train") if tiny.is_hard(q)][:24], random.Random(0)
+    wrong = [tiny.printed(q.source, tiny.digits_of(q)) for q in pool]
+    texts = [[tiny.summary(tiny.trace(q.source, tiny.digits_of(q), w), w)] * 8 for q, w in zip(pool, wrong)]
+    prompts = [prompt_of(lm, q, reformulate.ncq(q.question, t, [str(w)], rng), cfg) for q, t, w in zip(pool, texts, wrong)]
     drawn = HFEngine(lm).sample(prompts, cfg.n, cfg.max_response, 3, cfg.temperature)
     groups = [train_group(i, q, samples) for i, q, samples in zip(count(), pool, drawn)]
     adv = loss.advantages([s.reward for g in groups for s in g.samples], [g.id for g in groups for _ in g.samples]).tolist()
