@@ -24,6 +24,7 @@ import json
 import os
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +35,10 @@ import scores
 from benchmarks import TABLE, TINY, Questions, Unavailable
 from chat import CLOSER, encode, encode_turns
 from data import decode
-from model import load
+from model import load, text_side
+from remote import Fleet, visible_gpus
 from reward import grade
-from rollout import HFEngine, seed_of
+from rollout import HFEngine, open_engine, seed_of
 from scorers import Score, score, training
 from video import TOKEN, Video, fit, sample, with_subtitles
 
@@ -225,9 +227,10 @@ def flags(argv):
     g.add_argument("--max-new", type=int, default=None, help="tokens of a response [12288]")
     g.add_argument("--thinking", action=argparse.BooleanOptionalAction, default=True, help="let the chat template open <think>")
     g.add_argument("--seed", type=int, default=0)
-    g.add_argument("--engine", choices=tuple(ENGINES), default="hf")
-    g.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    g.add_argument("--chunk", type=int, default=256, help="questions in flight; what a killed run may lose")
+    g.add_argument("--engine", choices=("", "vllm", "hf"), default="", help="default: vllm on GPUs, hf on a CPU")
+    g.add_argument("--workers", type=int, default=0, help="processes with a copy of the model each; 0: one for each visible GPU")
+    g.add_argument("--dtype", choices=("", "float32", "bfloat16"), default="", help="default: bfloat16 on GPUs, float32 on a CPU")
+    g.add_argument("--chunk", type=int, default=0, help="questions in flight; what a killed run may lose; 0: 256 a worker")
     v = p.add_argument_group("pictures and videos")
     v.add_argument("--min-pixels", type=int, default=256 * TOKEN)
     v.add_argument("--max-pixels", type=int, default=1280 * TOKEN)
@@ -246,19 +249,28 @@ def flags(argv):
     for name, paper, tiny in (("temperature", 0.6, 0.0), ("presence_penalty", 1.5, 0.0), ("max_new", 12_288, 40)):
         if getattr(args, name) is None:
             setattr(args, name, tiny if args.tiny else paper)
-    if args.max_new < 1 or args.chunk < 1 or args.limit < 0 or args.temperature < 0 or not 0 < args.top_p <= 1:
-        raise ValueError("--max-new and --chunk must be at least 1, --limit and --temperature at least 0, --top-p in (0, 1]")
+    gpus = len(visible_gpus())
+    args.engine, args.dtype = args.engine or ("vllm" if gpus else "hf"), args.dtype or ("bfloat16" if gpus else "float32")
+    args.workers = args.workers or max(1, gpus)
+    args.chunk = args.chunk or 256 * args.workers
+    if args.max_new < 1 or args.chunk < 1 or args.workers < 1 or args.limit < 0 or args.temperature < 0 or not 0 < args.top_p <= 1:
+        raise ValueError("--max-new, --chunk and --workers must be at least 1, --limit and --temperature at least 0, --top-p in (0, 1]")
     if not args.out:
         args.out = "runs/eval/" + "-".join(Path(args.model).parts[-2:] + ("tiny",) * args.tiny).replace("/", "").replace("runs-", "")
     return args
 
 
-def hf_engine(path, dtype):
-    import torch
-    return HFEngine(load(path, dtype, "cuda" if torch.cuda.is_available() else "cpu"))
+@contextmanager
+def open_model(path, args):
+    """An engine of the model at `path`: in this process, or data parallel over worker processes with a GPU each."""
+    if args.workers > 1:
+        with Fleet(args.workers, path, args.engine, args.dtype) as pool:
+            yield pool
+    elif args.engine == "vllm":
+        yield open_engine("vllm", text_side(path), dtype=args.dtype, memory=0.9, sleep=False)
+    else:
+        yield HFEngine(load(path, args.dtype, "cuda" if visible_gpus() else "cpu", masters=args.dtype == "float32"))
 
-
-ENGINES = {"hf": hf_engine}
 
 # What decides the responses in a folder; the rest (which benchmarks, how many rows, which judge) may change between calls.
 DECIDES = ("model", "tiny", "temperature", "top_p", "top_k", "presence_penalty", "max_new", "thinking", "seed", "engine", "dtype",
@@ -294,6 +306,11 @@ def check_folder(out, args):
 
 def run(args, engine=None, judge=None):
     """Evaluate args.model. engine, judge: in place of those that the flags name (tests). Returns (results, lines of what is missing)."""
+    with ExitStack() as models:                                  # worker processes end also when something goes wrong
+        return _run(args, engine, judge, models)
+
+
+def _run(args, engine, judge, models):
     from judge import open_judge, settle, templates
     table, out = benchmarks.find(args.only, TINY if args.tiny else TABLE), Path(args.out)
     texts = templates(args.judge_prompts)
@@ -307,7 +324,7 @@ def run(args, engine=None, judge=None):
         try:
             questions = Questions(bench, args.data, args.limit, args.source.get(bench.name))
             if engine is None and not args.rescore:
-                engine = ENGINES[args.engine](args.model, args.dtype)
+                engine = models.enter_context(open_model(args.model, args))
             pairs = graded(bench, generate(bench, questions, None if args.rescore else engine, args, kept), kept)
         except Unavailable as e:
             missing.append(f"not evaluated: {e}")
@@ -323,8 +340,8 @@ def run(args, engine=None, judge=None):
             missing.append(f"not evaluated: {bench.name}: " + (f"no response in {out / 'responses'}" if args.rescore else "it has no questions"))
     open_rows = sum(s.how == "judge" for _, pairs, _ in done for _, s in pairs)
     if args.judge and judge is None and open_rows:
-        engine = None                                            # lets go of the student before the judge is loaded
-        judge = open_judge(args.judge, args.judge_model, lambda path: ENGINES[args.engine](path, args.dtype))
+        engine = models.close()                                  # lets go of the student before the judge is loaded
+        judge = open_judge(args.judge, args.judge_model, lambda path: models.enter_context(open_model(path, args)))
     for bench, pairs, kept in done:
         malformed = 0
         if judge is not None and (todo := sum(s.how == "judge" for _, s in pairs)):

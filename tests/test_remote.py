@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import remote
 import url_engine
 from chat import encode
 from data import decode
@@ -255,11 +256,39 @@ def test_a_teacher_over_two_ranks_is_the_local_teacher(fleet, local, questions, 
     assert made[0] == made[1]
 
 
-def test_a_worker_that_cannot_start_says_why_in_one_line(tmp_path):
+BROKEN = """
+import os, sys
+sys.path.insert(0, {root!r})
+import remote
+def broken(job):
+    {act}
+remote._load = broken
+remote.worker()
+"""
+
+
+@pytest.mark.parametrize("act, want", [
+    ("raise ValueError('CUDA out of memory.\\nand more')", "worker 0 did not start: worker 0 of .*: CUDA out of memory.$"),
+    ("print('killed by the kernel', flush=True); os._exit(9)", "it ended without a word; the last line of its log: killed by the")])
+def test_a_worker_that_cannot_start_says_why_in_one_line(act, want, tmp_path, monkeypatch):
+    (tmp_path / "worker.py").write_text(BROKEN.format(root=str(ROOT), act=act))
+    monkeypatch.setattr(remote, "__file__", str(tmp_path / "worker.py"))
+    with pytest.raises(ValueError, match=want):
+        Fleet(1, TEACHER, kind="hf", device="cpu")
     with pytest.raises(ValueError, match="no such model folder"):
         Fleet(1, str(tmp_path / "none"), kind="hf", device="cpu")
-    with pytest.raises(ValueError, match="^worker 0 did not start: worker 0 of .*--engine warp is not one of hf, vllm$"):
-        Fleet(1, TEACHER, kind="warp", device="cpu")
+
+
+def test_a_worker_a_gpu(monkeypatch):
+    monkeypatch.setattr(remote, "visible_gpus", lambda: ["5", "7"])
+    with pytest.raises(ValueError, match="3 workers want 3 GPUs, and 2 are visible"):
+        Fleet(3, TEACHER)
+    given = []
+    monkeypatch.setattr(Fleet, "_start", lambda self, i, job, gpu: given.append(gpu))
+    monkeypatch.setattr(Fleet, "_port", lambda self, i, report: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Fleet(2, TEACHER)
+    assert given == ["5", "7"]
 
 
 PARENT = """
@@ -317,8 +346,8 @@ def test_a_rank_that_is_killed_ends_the_run_in_seconds(fleet, tmp_path):
 def test_notes_arrive_in_order_and_all_of_them():
     key, got = new_key(), []
     listener = listen(key)
-    mailbox = Mailbox(got.append, listener)
-    posts = [Post(listener.address, key) for _ in range(3)]
+    mailbox, address = Mailbox(got.append, listener), listener.address
+    posts = [Post(address, key) for _ in range(3)]
     for k in range(50):
         for i, post in enumerate(posts):
             post((i, k))
@@ -328,7 +357,7 @@ def test_notes_arrive_in_order_and_all_of_them():
     mailbox.close()
     assert all([k for j, k in got if j == i] == list(range(50)) for i in range(3))
     with pytest.raises(ValueError):
-        Post(listener.address, key, wait=0)
+        Post(address, key, wait=0)
 
 
 def test_a_note_that_breaks_the_callback_is_told_at_the_end():
@@ -437,8 +466,8 @@ def test_no_tag_of_a_text_reaches_the_template(server, lm):
     engine = URLEngine(server.url)
     engine.sample([engine.encode("a<|im_end|>\n<|im_<|im_end|>start|>system<|Image_Pad|>b <think>c</think> <s>")], 1, 4, 0)
     assert server.seen[0]["messages"][0]["content"] == "a\nsystemb <think>c</think> "
-    for tag in (*lm.tokenizer.all_special_tokens, *lm.tokenizer.get_added_vocab()):
-        assert strip(f"x{tag}y") == "xy" or tag in ("<think>", "</think>")
+    for tag in lm.tokenizer.all_special_tokens:
+        assert strip(f"x{tag}y") == "xy"
 
 
 def test_a_prompt_that_is_too_long_is_an_empty_answer_and_other_refusals_are_errors(server):

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 import model
 import tiny
-import train
 from chat import encode
 from hf_engine import HFEngine, choose, draws
+from parallel import Policy
 from rollout import Stopped, open_engine, seed_of
 from run import prompt_of
 
@@ -62,6 +62,12 @@ def stock_inputs(lm, ids, prompt):
     return kwargs
 
 
+def trainer_logp(lm, samples, temperature=1.0):
+    """(N,) log-probs and entropies as train.update takes them."""
+    with lm.autocast():
+        return Policy(lm)(samples, temperature)
+
+
 def responses(groups):
     return [s.response_ids for s in flat(groups)]
 
@@ -71,7 +77,7 @@ def responses(groups):
 def test_sampler_and_trainer_agree(lm, sampled, cfg):
     """Image, text and video prompts in one padded batch; sampled with a cache, trained without (pitfall: two engines)."""
     samples = flat(sampled)
-    logp, _ = train.response_logp(lm, samples, cfg())
+    logp, _ = trainer_logp(lm, samples)
     assert (logp - sampler_logp(samples)).abs().max() < TOLERANCE
     assert (logp <= 0).all() and (sampler_logp(samples) <= 0).all()
 
@@ -79,7 +85,7 @@ def test_sampler_and_trainer_agree(lm, sampled, cfg):
 @pytest.mark.parametrize("temperature", [0.5, 1.7])
 def test_they_agree_at_other_temperatures(lm, engine, prompts, cfg, temperature):
     samples = flat(engine.sample(prompts, 2, 12, seed=0, temperature=temperature))
-    logp, _ = train.response_logp(lm, samples, cfg("--temperature", temperature))
+    logp, _ = trainer_logp(lm, samples, temperature)
     assert (logp - sampler_logp(samples)).abs().max() < TOLERANCE
 
 
@@ -110,7 +116,7 @@ def test_agree_after_the_weights_move(fresh_lm, prompts, cfg):
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))))
     engine.sync_weights(None)
     after = engine.sample(prompts, 2, 12, seed=0)
-    logp, _ = train.response_logp(fresh_lm, flat(after), cfg())
+    logp, _ = trainer_logp(fresh_lm, flat(after))
     assert (logp - sampler_logp(flat(after))).abs().max() < TOLERANCE
     assert responses(before) != responses(engine.sample(prompts, 1, 8, seed=0, temperature=0))
 
@@ -120,7 +126,7 @@ def test_bfloat16_sampler_and_trainer_are_near(prompts, cfg):
     lm = tiny.new_model(0)
     lm.compute = torch.bfloat16
     samples = flat(HFEngine(lm).sample(prompts, 2, 12, seed=0))
-    logp, entropy = train.response_logp(lm, samples, cfg("--dtype", "bfloat16"))
+    logp, entropy = trainer_logp(lm, samples)
     gap = (logp - sampler_logp(samples)).abs()
     assert logp.dtype == entropy.dtype == torch.float32 and 0 < gap.max() < 0.2 and gap.mean() < 0.03 and (logp <= 0).all()
     logp.sum().backward()
@@ -132,8 +138,8 @@ def test_bfloat16_sampler_and_trainer_are_near(prompts, cfg):
 def test_padded_is_alone_in_training(lm, sampled, cfg):
     """Right-padded rows of mixed lengths and kinds give the log-probs and entropies of each row by itself."""
     samples = [g[k] for g in sampled for k in (0, 1)]
-    together = train.response_logp(lm, samples, cfg())
-    alone = [train.response_logp(lm, [s], cfg()) for s in samples]
+    together = trainer_logp(lm, samples)
+    alone = [trainer_logp(lm, [s]) for s in samples]
     for a, b in zip(together, zip(*alone)):
         assert (a - torch.cat(b)).abs().max() < TOLERANCE
 
@@ -210,7 +216,7 @@ def test_two_images_of_different_sizes(lm, engine, questions, cfg):
     two = next(q for q in questions["image"] if len(q.id.rsplit("-", 1)[1]) == 2)
     samples = flat(engine.sample([encode(lm, "Compare.", (*two.images, *three.images))], 2, 8, seed=0))
     assert samples[0].prompt.ids.count(lm.image_id) == 5
-    logp, _ = train.response_logp(lm, samples, cfg())
+    logp, _ = trainer_logp(lm, samples)
     assert (logp - sampler_logp(samples)).abs().max() < TOLERANCE
 
 
@@ -401,7 +407,7 @@ def test_pad_id_that_is_the_end_id_is_harmless(prompts, sampled, cfg):
     lm.net.config.get_text_config().pad_token_id = lm.net.generation_config.pad_token_id = lm.eos_ids[0]
     samples = HFEngine(lm).sample(prompts, 8, 24, seed=3)
     assert samples == sampled
-    logp, _ = train.response_logp(lm, flat(samples), cfg())
+    logp, _ = trainer_logp(lm, flat(samples))
     assert (logp - sampler_logp(flat(samples))).abs().max() < TOLERANCE
 
 
@@ -432,7 +438,7 @@ def test_banned_ids_are_never_sampled_even_when_the_head_prefers_them(prompts, c
         samples = flat(engine.sample(prompts, 4, 16, seed=1, temperature=temperature))
         assert not {t for s in samples for t in s.response_ids} & set(lm.banned.tolist())
         if temperature:
-            logp, _ = train.response_logp(lm, samples, cfg("--temperature", temperature))
+            logp, _ = trainer_logp(lm, samples, temperature)
             assert (logp - sampler_logp(samples)).abs().max() < 5 * TOLERANCE
 
 
@@ -509,7 +515,7 @@ def test_text_only_models(config, auto, questions, cfg):
     assert lm.banned.tolist() == [len(tokenizer) + k for k in range(4)]
     asked = [prompt_of(lm, q, q.question + " again" * k, cfg()) for k, q in enumerate(questions["text"][:3])]
     samples = flat(HFEngine(lm).sample(asked, 4, 12, seed=0))
-    logp, _ = train.response_logp(lm, samples, cfg())
+    logp, _ = trainer_logp(lm, samples)
     assert (logp - sampler_logp(samples)).abs().max() < TOLERANCE
     for s in samples[::4]:
         logits = net(input_ids=torch.tensor([[*s.prompt.ids, *s.response_ids]])).logits[0, len(s.prompt.ids) - 1:-1, :len(tokenizer)]

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import model  # noqa: E402
 import tiny  # noqa: E402
-import train  # noqa: E402
 from chat import encode  # noqa: E402
 from config import flags  # noqa: E402
 from loss import mask_logits  # noqa: E402
+from parallel import Policy  # noqa: E402
 from rollout import Stopped, open_engine  # noqa: E402
 from run import prompt_of  # noqa: E402
 
@@ -86,17 +86,17 @@ def responses(groups):
     return [s.response_ids for s in flat(groups)]
 
 
-def gap(policy, samples, *argv):
+def gap(policy, samples, temperature=1.0):
     """Mean and largest difference between the sampler's log-probs and the trainer's, in nats."""
-    with torch.no_grad():
-        logp, _ = train.response_logp(policy, samples, flags(["--dtype", "bfloat16", *map(str, argv)]))
+    with torch.no_grad(), policy.autocast():
+        logp, _ = Policy(policy)(samples, temperature)
     gap = (logp - torch.tensor([x for s in samples for x in s.sampler_logp])).abs()
     print(f"gap {len(gap)} tokens: mean {gap.mean():.4f} max {gap.max():.4f}")
     return float(gap.mean()), float(gap.max())
 
 
 def agree(policy, samples, temperature=1.0):
-    mean, most = gap(policy, samples, "--temperature", temperature)
+    mean, most = gap(policy, samples, temperature)
     return mean < MEAN / temperature and most < MAX / temperature                 # differences are in the logits
 
 
