@@ -20,11 +20,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import CheckpointException
 
 import model
 from parallel import World, named_weights
 
 ALONE = World()
+ANY = (Exception, CheckpointException)                   # DCP's own is a BaseException, which `except Exception` lets through
 
 
 def save(folder, step, lm, optimizer, state, keep=2, world=ALONE):
@@ -80,21 +82,29 @@ def write_model(lm, folder, world=ALONE):
 
 def _atomic(tmp, final, write, world):
     """Make the folder `final` by write(tmp): whole, or not there. Raises OSError that names it, on all ranks."""
-    error = None
-    try:
+    def make():
         world.first(lambda: (shutil.rmtree(tmp, ignore_errors=True), tmp.mkdir(parents=True)) and None)
         write(tmp)
         if world.rank == 0:
             _flush(tmp)
-    except Exception as e:                               # DCP, safetensors, tokenizers raise their own kinds on a full disk
-        error = f"{final}: could not be written ({_short(e)}); what was saved before is untouched"
-    try:
-        world.agree(error)
-        world.first(lambda: (os.rename(tmp, final), _flush_dir(final.parent)) and None)
-    except OSError:
+
+    def put_in_place():
         if world.rank == 0:
-            shutil.rmtree(tmp, ignore_errors=True)
-        raise
+            os.rename(tmp, final)
+            _flush_dir(final.parent)
+
+    for work in (make, put_in_place):
+        error = None
+        try:
+            work()
+        except ANY as e:                                 # DCP, safetensors, tokenizers raise their own kinds on a full disk
+            error = f"{final}: could not be written ({_short(e)}); what was saved before is untouched"
+        try:
+            world.agree(error)
+        except OSError:
+            if world.rank == 0:
+                shutil.rmtree(tmp, ignore_errors=True)
+            raise
 
 
 def _short(e):
@@ -123,7 +133,7 @@ def load(path, lm, optimizer, world=ALONE):
     try:
         with _quiet():
             dcp.load(tensors, checkpoint_id=Path(path) / "shards", no_dist=world.size == 1)
-    except Exception as e:                               # a missing or damaged file, other shapes, other names
+    except ANY as e:                                     # a missing or damaged file, other shapes, other names
         raise ValueError(f"{path}/shards can't be read, or does not fit this model ({_short(e)}); remove its folder to go on "
                          f"from an older checkpoint") from e
     torch.set_rng_state(tensors["torch_rng"])

@@ -8,8 +8,8 @@
 
 Each run is a child process, `python train.py --student tiny ... --out OUT/METHOD-seedS`. The same command goes on where it
 was stopped: finished runs are kept, unfinished ones continue from their checkpoint. A run that fails costs only itself. The
-results are read from the metrics.jsonl of the runs alone: table.md, table.csv and figures/ in OUT (compare_table.py says what they
-show, compare_plot.py draws).
+results are read from the metrics.jsonl of the runs alone: table.md, table.csv and figures/ in OUT (compare_table.py says what
+they show, compare_plot.py draws).
 
 All methods get the same number of rollout steps, each with the same number of new prompts. What BCQ, NCQ, hints and prefixes add
 to a step is in the table as tokens; --equal-tokens cuts every run where the cheapest one of its seed ended.
@@ -151,7 +151,8 @@ def start(out, name, argv):
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         resume = ["--resume"] if (out / name / "config.json").is_file() else []
         return subprocess.Popen([sys.executable, str(TRAIN), *argv, *resume], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                cwd=HERE, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}, start_new_session=True)
+                                cwd=HERE, start_new_session=True,
+                                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"})
     finally:
         log.close()
 
@@ -231,15 +232,16 @@ def report(out, steps, equal_tokens=False):
 
 def arguments(argv):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--methods", nargs="+", default=["zppo", "grpo+buffer", "grpo"], choices=[*ARMS, "all", "recipe"], metavar="METHOD",
-                   help=f"of {', '.join(ARMS)}; all: the ten without the recipe; recipe: zppo, {', '.join(RECIPE)}; "
-                        f"default: zppo grpo+buffer grpo")
+    p.add_argument("--methods", nargs="+", default=["zppo", "grpo+buffer", "grpo"], choices=[*ARMS, "all", "recipe"],
+                   metavar="METHOD", help=f"of {', '.join(ARMS)}; all: {', '.join(TEN)}; recipe: zppo, {', '.join(RECIPE)}; "
+                                          f"default: zppo grpo+buffer grpo")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
     p.add_argument("--steps", type=int, default=0, help="rollout steps of every run; default: train.py's 45")
-    p.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="runs at once, one thread each; default: one a core")
+    p.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1),
+                   help="runs at once, one thread each; default: one a core, at most 8")
     p.add_argument("--out", default="runs/compare", help="folder of the runs and results; default: runs/compare")
-    p.add_argument("--equal-tokens", action="store_true", help="a second table: all runs of a seed cut at the tokens sampled by the "
-                                                               "student in the cheapest of them")
+    p.add_argument("--equal-tokens", action="store_true",
+                   help="a second table: all runs of a seed cut at the tokens sampled by the student in the cheapest of them")
     p.add_argument("--report", metavar="OUT", help="run nothing: table and figures of what is in OUT")
     p.add_argument("--mix", action="store_true", help="accept finished runs that were made by other code or with other flags")
     p.add_argument("train", nargs="*", metavar="-- FLAG", help="more flags of train.py, the same for every run")
@@ -265,8 +267,8 @@ def main(argv=None):
               f"{args.jobs} at a time; {out}", flush=True)
         failed, stopped = run_all(out, runs, steps, args.jobs)
         if stopped:
-            print(f"stopped; all runs are saved ({sum(finished(out / n, steps) for n in runs)} of {len(runs)} finished), the same "
-                  f"command goes on")
+            done = sum(finished(out / n, steps) for n in runs)
+            print(f"stopped; all runs are saved ({done} of {len(runs)} finished), the same command goes on")
             return 128 + stopped
     steps = args.steps or read_started(out)["steps"]
     if not args.report and len(failed) and not any(finished(out / n, steps) for n in runs):

@@ -3,7 +3,7 @@
 | figure | shows | paper |
 | --- | --- | --- |
 | accuracy.png, differences.png | held-out accuracy, and its paired difference to GRPO†, with 95 % intervals | Tables 1-4 |
-| graduations.png, graduations_by_entry.png | graduated / admitted over steps: of those admitted at 0 %, and of every class | Fig. 4 |
+| graduations.png, graduations_by_entry.png | graduated / admitted over steps: of those at 0 %, of every class | Fig. 4 |
 | fate.png, attempts.png | what became of the admitted questions; and by number of attempts | Figs. 23, 24 |
 | composition.png | easy and BCQ-eligible questions in a batch, questions in the buffer | Figs. 5a, 20 |
 | dynamics.png | loss, accuracies, positive advantages, entropy | Figs. 22, 25 |
@@ -11,7 +11,7 @@
 | cost.png | tokens and minutes | Table 9 |
 | equal_tokens.png | graduations against sampled tokens (--equal-tokens) | - |
 
-An arm has one colour in all of them. Thick lines are means over seeds, thin ones single seeds (only where few arms share the axes).
+An arm has one colour in all of them. Thick lines are means over seeds, thin ones single seeds (where few arms share the axes).
 A figure without data is not written. The recipe's arms have their own figure and stay out of the others, unless they are alone.
 """
 import math
@@ -29,7 +29,8 @@ from compare_table import SPLITS, interval, values
 LOOKS = {"zppo": ("#009E73", "-"), "grpo+buffer": ("#000000", "-"), "grpo": ("#8C8C8C", "-"), "bcq+ncq": ("#009E73", (0, (4, 2))),
          "grpo+buffer+bcq": ("#0072B2", "-"), "grpo+buffer+ncq": ("#D55E00", "-"), "off-distill": ("#CC79A7", (0, (1, 1.2))),
          "off-distill+buffer": ("#CC79A7", "-"), "on-distill": ("#7B4FA3", (0, (1, 1.2))), "on-distill+buffer": ("#7B4FA3", "-"),
-         "hint": ("#E69F00", "-"), "prefix": ("#56B4E9", "-"), "i1": ("#56B4E9", "-"), "i8": ("#0072B2", "-"), "i16": ("#CC79A7", "-"),
+         "hint": ("#E69F00", "-"), "prefix": ("#56B4E9", "-"),
+         "i1": ("#56B4E9", "-"), "i8": ("#0072B2", "-"), "i16": ("#CC79A7", "-"),
          "norm-all": ("#D55E00", (0, (4, 2))), "norm-none": ("#E69F00", (0, (4, 2)))}
 RECIPE = {"updates per rollout step, I": [("i1", "1"), ("zppo", "4"), ("i8", "8"), ("i16", "16")],
           "normalization": [("norm-none", "none"), ("zppo", "without\nzero"), ("norm-all", "with\nzero")]}
@@ -39,7 +40,8 @@ FEW = 4                    # arms whose single seeds can be told apart in one pa
 def legend(fig, arms, labels=None):
     """One legend below all panels."""
     lines = [matplotlib.lines.Line2D([], [], color=LOOKS[a.name][0], ls=LOOKS[a.name][1], lw=2.2) for a in arms]
-    fig.legend(lines, labels or [a.label for a in arms], loc="outside lower left", ncols=2 if labels else 4, handlelength=2.2, columnspacing=1.4)
+    fig.legend(lines, labels or [a.label for a in arms], loc="outside lower left", ncols=2 if labels else 4,
+               handlelength=2.2, columnspacing=1.4)
 
 
 def curves(ax, arms, series, across=lambda run: plot.column(run.rows, "step"), few=FEW):
@@ -79,9 +81,9 @@ def dots(ax, arms, of, before=math.nan):
         v = [x for x in of(a) if math.isfinite(x)]
         if v:
             mean, half = interval(v)
-            ax.plot(v, np.full(len(v), y + 0.22), ls="", marker="o", ms=3.5, mfc="white", mec=LOOKS[a.name][0], mew=0.9, clip_on=False)
-            ax.errorbar(mean, y - 0.08, xerr=half if math.isfinite(half) else None, color=LOOKS[a.name][0], marker="o", ms=6.5, lw=2,
-                        capsize=3)
+            colour = LOOKS[a.name][0]
+            ax.plot(v, np.full(len(v), y + 0.22), ls="", marker="o", ms=3.5, mfc="white", mec=colour, mew=0.9, clip_on=False)
+            ax.errorbar(mean, y - 0.08, xerr=np.nan_to_num(half), color=colour, marker="o", ms=6.5, lw=2, capsize=3)
     if math.isfinite(before):
         ax.axvline(before, color="black", lw=1, ls="--")
     ax.set(ylim=(-0.6, len(arms) - 0.4), yticks=range(len(arms)), yticklabels=[a.label for a in reversed(arms)])
@@ -97,7 +99,8 @@ def seeds_note(arms):
 # ---- figures: arms -> Figure or None ---------------------------------------------------------------------------------
 
 def accuracy(arms):
-    fig, axes = plot.new_figure(f"Held-out accuracy: mean and 95 % interval over {seeds_note(arms)}", 1, 3, height=1.5 + 0.42 * len(arms), sharex=True, sharey=True)
+    fig, axes = plot.new_figure(f"Held-out accuracy: mean and 95 % interval over {seeds_note(arms)}", 1, 3,
+                                height=1.5 + 0.42 * len(arms), sharex=True, sharey=True)
     for ax, (split, name) in zip(axes, SPLITS.items()):
         of = {a.name: list(values(a, split).values()) for a in arms}
         before = [numbers.held_out(numbers.cut(r, 0), split) for a in arms for r in a.runs.values()]
@@ -115,7 +118,8 @@ def differences(arms):
     others = [a for a in arms if numbers.differences(a, base, "steps")]
     if not others:
         return None
-    fig, axes = plot.new_figure("Difference to GRPO†, paired by seed: mean and 95 % interval (circles: single seeds)", 1, 4, height=1.6 + 0.42 * len(others), sharey=True)
+    fig, axes = plot.new_figure("Difference to GRPO†, paired by seed: mean and 95 % interval (circles: single seeds)", 1, 4,
+                                height=1.6 + 0.42 * len(others), sharey=True)
     for ax, (quantity, name) in zip(axes, {**SPLITS, "graduated_at_0": "graduated of\nthose at 0 %"}.items()):
         dots(ax, others, lambda a, q=quantity: numbers.differences(a, base, q))
         ax.axvline(0, color="black", lw=1)
@@ -164,7 +168,8 @@ def graduations_by_entry(arms):
     if not classes:
         return None
     tall = (len(classes) + 1) // 2
-    fig, axes = plot.new_figure("Graduated / admitted, by accuracy on entry", tall, 2, height=1.2 + 2.2 * tall + 0.24 * math.ceil(len(arms) / 4), sharex=True)
+    fig, axes = plot.new_figure("Graduated / admitted, by accuracy on entry", tall, 2,
+                                height=1.2 + 2.2 * tall + 0.24 * math.ceil(len(arms) / 4), sharex=True)
     for ax, (name, keys) in zip(axes, classes):
         curves(ax, arms, percent_graduated(keys))
         ax.set(title=f"admitted at {name}", ylabel="graduated (%)")
@@ -180,22 +185,25 @@ def graduations_by_entry(arms):
 def fate(arms):
     """Fig. 23: graduated, evicted, still inside; all seeds together; the arms with a buffer."""
     arms = numbers.buffered(arms)
-    rows = [[sum(numbers.buffer_count(r, e) for r in a.runs.values()) for e in ("graduated", "evicted", "admitted")] for a in arms]
+    rows = [[sum(numbers.buffer_count(r, event) for r in a.runs.values()) for event in ("graduated", "evicted", "admitted")]
+            for a in arms]
     if not any(n for *_, n in rows):
         return None
-    fig, (ax,) = plot.new_figure(f"What became of the admitted questions ({seeds_note(arms)} together)", height=1.5 + 0.36 * len(arms))
+    fig, (ax,) = plot.new_figure(f"What became of the admitted questions ({seeds_note(arms)} together)",
+                                 height=1.5 + 0.36 * len(arms))
     for y, (g, e, n) in enumerate(reversed(rows)):
         left = 0
-        for k, colour in ((g, plot.EASY), (e, "#555555"), (n - g - e, "#D9D9D9")):
+        for k, colour, ink in ((g, plot.EASY, "black"), (e, "#555555", "white"), (n - g - e, "#D9D9D9", "black")):
             share = numbers.percent(k, n) if n else 0
             ax.barh(y, share, left=left, color=colour, height=0.7)
             if share > 6:
-                ax.text(left + share / 2, y, f"{k}", ha="center", va="center", fontsize=9, color="white" if colour == "#555555" else "black")
+                ax.text(left + share / 2, y, f"{k}", ha="center", va="center", fontsize=9, color=ink)
             left += share
     evicted = any(e for _, e, _ in rows)
     for name, colour in (("graduated", plot.EASY), *([("evicted", "#555555")] if evicted else []), ("still inside", "#D9D9D9")):
         ax.barh(0, 0, color=colour, label=name)
-    ax.set(yticks=range(len(arms)), yticklabels=[a.label for a in reversed(arms)], xlim=(0, 100), ylim=(-0.6, len(arms) - 0.4), xlabel="share of the admitted questions (%)")
+    ax.set(yticks=range(len(arms)), yticklabels=[a.label for a in reversed(arms)], xlim=(0, 100), ylim=(-0.6, len(arms) - 0.4),
+           xlabel="share of the admitted questions (%)")
     ax.grid(axis="y", visible=False)
     plot.legend(ax, 3)
     return fig
@@ -216,8 +224,8 @@ def attempts(arms):
     if not tables:
         return None
     tall = math.ceil(len(tables) / 3)
-    fig, axes = plot.new_figure("Fate of replayed questions, by number of attempts (numbers: questions, all seeds)", tall, min(3, len(tables)),
-                                height=1.3 + 2.3 * tall, sharey=True)
+    fig, axes = plot.new_figure("Fate of replayed questions, by number of attempts (numbers: questions, all seeds)",
+                                tall, min(3, len(tables)), height=1.3 + 2.3 * tall, sharey=True)
     for ax, (label, table) in zip(axes, tables.items()):
         base, totals = np.zeros(len(table)), np.array([sum(row.values()) for row in table.values()])
         for k, (name, colour) in plot.FATES.items():
@@ -265,7 +273,8 @@ def composition(arms):
 
 
 def dynamics(arms):
-    fig, axes = plot.new_figure("Dynamics" + plot.window_note([r for a in arms for r in a.runs.values()]).replace("thick: ", ""), 3, 2,
+    note = plot.window_note([r for a in arms for r in a.runs.values()]).replace("thick: ", "")
+    fig, axes = plot.new_figure("Dynamics" + note, 3, 2,
                                 height=7.2 + 0.24 * math.ceil(len(arms) / 4), sharex=True)
 
     def accuracy_of(kind):
@@ -278,9 +287,9 @@ def dynamics(arms):
     curves(axes[3], arms, accuracy_of("ncq"), few=few)
     curves(axes[4], policy, lambda run: smooth(run, *plot.positive_counts(run.rows)), few=few)
     curves(axes[5], arms, lambda run: mean_of(run, "entropy"), few=few)
-    for ax, title, unit in zip(axes, ("policy loss" + " (not of distillation)" * (len(policy) < len(arms)), "right answers to new prompts",
-                                      "right answers to BCQ", "right answers to NCQ", "samples with positive advantage", "policy entropy"),
-                               ("loss", "%", "%", "%", "%", "nats per token")):
+    titles = ("policy loss" + " (not of distillation)" * (len(policy) < len(arms)), "right answers to new prompts",
+              "right answers to BCQ", "right answers to NCQ", "samples with positive advantage", "policy entropy")
+    for ax, title, unit in zip(axes, titles, ("loss", "%", "%", "%", "%", "nats per token")):
         ax.set_title(title)
         ax.set_ylabel(unit)
         if ax not in axes[:2]:
@@ -298,13 +307,15 @@ def recipe(arms):
     panels = {name: points for name, points in panels.items() if len(points) > 1}
     if not panels:
         return None
-    fig, axes = plot.new_figure("Recipe of ZPPO: mean and 95 % interval over seeds (circles: single seeds)", 2, len(panels), height=5.2, sharey="row", sharex="col")
+    fig, axes = plot.new_figure("Recipe of ZPPO: mean and 95 % interval over seeds (circles: single seeds)", 2, len(panels),
+                                height=5.2, sharey="row", sharex="col")
     axes = axes.reshape(2, len(panels))
-    for row, quantity, unit in zip(axes, ("heldout", "graduated_at_0"), ("held-out images,\nright (%)", "graduated of those\nadmitted at 0 % (%)")):
+    units = ("held-out images,\nright (%)", "graduated of those\nadmitted at 0 % (%)")
+    for row, quantity, unit in zip(axes, ("heldout", "graduated_at_0"), units):
         for ax, (name, points) in zip(row, panels.items()):
             stats = [interval(values(a, quantity).values()) for a, _ in points]
-            ax.errorbar(range(len(points)), [m for m, _ in stats], yerr=[np.nan_to_num(h) for _, h in stats], color="#009E73", marker="o", ms=6.5,
-                        lw=2, capsize=3, ls="-" if name.startswith("updates") else "")
+            ax.errorbar(range(len(points)), [m for m, _ in stats], yerr=[np.nan_to_num(h) for _, h in stats], color="#009E73",
+                        marker="o", ms=6.5, lw=2, capsize=3, ls="-" if name.startswith("updates") else "")
             for x, (a, _) in enumerate(points):
                 v = list(values(a, quantity).values())
                 ax.plot(np.full(len(v), x + 0.13), v, ls="", marker="o", ms=3.5, mfc="white", mec="#009E73", mew=0.9)
@@ -317,12 +328,15 @@ def recipe(arms):
 
 
 def cost(arms):
-    fig, (tokens, minutes) = plot.new_figure("Cost of one run (mean over seeds)", 1, 2, height=1.9 + 0.44 * len(arms), sharey=True)
-    parts = (("tokens_generated", "student, sampled", plot.KINDS["new"][1]), ("tokens_trained", "student, trained", plot.KINDS["ncq"][1]),
+    fig, (tokens, minutes) = plot.new_figure("Cost of one run (mean over seeds)", 1, 2, height=1.9 + 0.44 * len(arms),
+                                             sharey=True)
+    parts = (("tokens_generated", "student, sampled", plot.KINDS["new"][1]),
+             ("tokens_trained", "student, trained", plot.KINDS["ncq"][1]),
              ("tokens_teacher", "teacher, sampled", plot.TEACHER))
     y = np.arange(len(arms))[::-1]
     for k, (quantity, label, colour) in enumerate(parts):
-        tokens.barh(y + 0.27 - 0.27 * k, [interval(values(a, quantity).values())[0] / 1000 for a in arms], height=0.25, color=colour, label=label)
+        thousands = [interval(values(a, quantity).values())[0] / 1000 for a in arms]
+        tokens.barh(y + 0.27 - 0.27 * k, thousands, height=0.25, color=colour, label=label)
     minutes.barh(y, [interval(values(a, "seconds").values())[0] / 60 for a in arms], height=0.6, color=plot.GREY)
     tokens.set(ylim=(-0.6, len(arms) - 0.4), yticks=y, yticklabels=[a.label for a in arms], xlabel="thousand tokens")
     tokens.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:,.0f}"))
@@ -336,7 +350,8 @@ def cost(arms):
 def equal_tokens(arms):
     """Graduations against what the student has sampled; the arms are already cut to equal tokens."""
     arms = by_end(arms)
-    fig, (ax,) = plot.new_figure(f"Graduated of those that no sample solved on entry, at equal tokens (mean of {seeds_note(arms)})", height=4.2 + 0.24 * ((len(arms) + 1) // 2))
+    fig, (ax,) = plot.new_figure(f"Graduated of those unsolved on entry, at equal tokens (mean of {seeds_note(arms)})",
+                                 height=4.2 + 0.24 * ((len(arms) + 1) // 2))
     curves(ax, arms, percent_graduated(["0.000"]), across=lambda run: numbers.generated(run) / 1000)
     if not ax.lines:
         return None
@@ -354,7 +369,8 @@ def draw(arms, out, equal=False):
     variants = {name for points in RECIPE.values() for name, _ in points} - {"zppo"}
     main = [a for a in arms if a.name not in variants]
     main = main if any(a.name != "zppo" for a in main) else arms
-    figures = (equal_tokens,) if equal else (accuracy, differences, graduations, graduations_by_entry, fate, attempts, composition, dynamics, cost)
+    figures = (equal_tokens,) if equal else (accuracy, differences, graduations, graduations_by_entry, fate, attempts,
+                                             composition, dynamics, cost)
     written = []
     with matplotlib.rc_context(plot.STYLE):
         made = {make.__name__: make(main) for make in figures} | ({} if equal else {"recipe": recipe(arms)})

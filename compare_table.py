@@ -115,7 +115,8 @@ def total(run, *keys):
 def flops(run):
     """Table 9's convention; NaN where config.json does not say how many parameters the models have."""
     student, teacher = (run.config.get(f"{who}_params") or math.nan for who in ("student", "teacher"))
-    return (2 * total(run, "tokens", "generated") + 6 * total(run, "tokens", "trained")) * student + 2 * total(run, "tokens", "teacher") * teacher
+    sampled, trained, asked = (total(run, "tokens", name) for name in ("generated", "trained", "teacher"))
+    return (2 * sampled + 6 * trained) * student + (2 * asked * teacher if asked else 0.0)
 
 
 QUANTITIES = {
@@ -226,7 +227,8 @@ def entry_table(arms):
     classes = plot.entry_classes([r for a in arms for run in a.runs.values() for r in run.rows])
     rows = []
     for a in arms:
-        counts = [[sum(buffer_count(r, event, keys) for r in a.runs.values()) for event in ("graduated", "admitted")] for _, keys in classes]
+        counts = [[sum(buffer_count(r, event, keys) for r in a.runs.values()) for event in ("graduated", "admitted")]
+                  for _, keys in classes]
         rows.append([a.label, *(f"{g} / {n} ({percent(g, n):.0f} %)" if n else "-" for g, n in counts)])
     return table(["method", *(f"at {label}" for label, _ in classes)], rows)
 
@@ -253,10 +255,10 @@ def audit_tables(arms):
             bcq.append([a.label, f"{n:.0f}", f"{percent(sum(v for (r, _), v in cells.items() if r == 'right'), n):.1f}",
                         *(f"{percent(v, n):.1f}" for v in cells.values())])
         if n := audit_counts(a, "ncq", "answers"):
-            accuracy = interval([percent(*(sum(total(r, "groups", "ncq", k) for r in a.runs.values()) for k in ("correct", "samples")))])[0]
+            accuracy = percent(*(sum(total(r, "groups", "ncq", k) for r in a.runs.values()) for k in ("correct", "samples")))
             ncq.append([a.label, f"{n:.0f}", f"{accuracy:.1f}", f"{percent(audit_counts(a, 'ncq', 'repeats'), n):.1f}"])
-    return [table(["method", "BCQ responses", "right, %", *(f"{r}, {m}, %" for r in ("right", "wrong") for m in
-                                                          ("= correct candidate", "= wrong candidate", "neither"))], bcq) if bcq else "",
+    cells = [f"{r}, {m}, %" for r in ("right", "wrong") for m in ("= correct candidate", "= wrong candidate", "neither")]
+    return [table(["method", "BCQ responses", "right, %", *cells], bcq) if bcq else "",
             table(["method", "NCQ responses with an answer", "right, %", "repeat a listed answer, %"], ncq) if ncq else ""]
 
 
@@ -266,27 +268,29 @@ def cost_table(arms):
     for a in arms:
         mean = {q: interval(values(a, q).values())[0] for q in QUANTITIES}
         ratio = mean["seconds"] / interval(values(base, "seconds").values())[0] if base else math.nan
-        rows.append([a.label, f"{mean['steps']:.0f}", *(f"{mean[f'tokens_{t}'] / 1000:,.1f}" for t in ("generated", "trained", "teacher")),
+        rows.append([a.label, f"{mean['steps']:.0f}",
+                     *(f"{mean[f'tokens_{t}'] / 1000:,.1f}" for t in ("generated", "trained", "teacher")),
                      f"{mean['flops']:.2e}" if math.isfinite(mean["flops"]) else "-", f"{mean['seconds'] / 60:.1f}",
                      f"{ratio:.2f}" if math.isfinite(ratio) else "-"])
-    return table(["method", "steps", "sampled, k tokens", "trained, k tokens", "teacher, k tokens", "FLOPs", "minutes", "time / GRPO†'s"], rows)
+    return table(["method", "steps", "sampled, k tokens", "trained, k tokens", "teacher, k tokens", "FLOPs", "minutes",
+                  "time / GRPO†'s"], rows)
 
 
 def markdown(arms, equal=False, made=()):
     """The whole table.md. equal: the arms were cut by equal_tokens(); made: lines about the code that made the runs."""
     steps = sorted({len(r.rows) for a in arms for r in a.runs.values()})
-    evaluated_at = ", ".join(f"{a.label} {plus_minus(interval(values(a, 'evaluated_at_step').values())[0], math.nan, 0)}" for a in arms)
+    evaluated_at = ", ".join(f"{a.label} {interval(values(a, 'evaluated_at_step').values())[0]:.0f}" for a in arms)
     errors = any(math.isfinite(question_error(a, find(arms), s)) for a in arms for s in SPLITS) if find(arms) else False
     bcq, ncq = audit_tables(arms)
     scope = (f"Equal tokens: each run is cut where its student had sampled as many tokens as in the cheapest run of its seed "
-             f"({steps[0]} to {steps[-1]} steps). Held-out accuracies are the last ones measured before the cut, on average at step: "
-             f"{evaluated_at}. Graduations are exact." if equal else
+             f"({steps[0]} to {steps[-1]} steps). Held-out accuracies are the last ones measured before the cut, on average at "
+             f"step: {evaluated_at}. Graduations are exact." if equal else
              f"All methods: {' to '.join(map(str, sorted({steps[0], steps[-1]})))} rollout steps of the tiny world.")
     parts = [
         "# Methods on the tiny world" + ", at equal tokens" * equal,
         scope + (f" Made by commit {', '.join(made)}." if made else ""),
-        "Mean ± half of the 95 % t-interval over seeds. † = with the replay buffer; a method without it never replays a question, and "
-        "its graduations are only counted.",
+        "Mean ± half of the 95 % t-interval over seeds. † = with the replay buffer; a method without it never replays a "
+        "question, and its graduations are only counted.",
         main_table(arms),
         "## Paired differences to GRPO†, in points",
         "Seed by seed; mean ± half of the 95 % t-interval over these differences."
@@ -297,8 +301,8 @@ def markdown(arms, equal=False, made=()):
         *(["## Whose answer a BCQ response gives, all seeds (Table 16)", bcq] if bcq else []),
         *(["## What an NCQ response answers, all seeds (Table 17)", ncq] if ncq else []),
         "## Cost of one run, mean over seeds (Table 9)",
-        "FLOPs: 2N per sampled token, 6N per trained token, N the parameters of student or teacher. Minutes are of the steps, without "
-        "held-out questions, and depend on what else ran.",
+        "FLOPs: 2N per sampled token, 6N per trained token, N the parameters of student or teacher. Minutes are of the steps, "
+        "without held-out questions, and depend on what else ran.",
         cost_table(arms)]
     return "\n\n".join(parts) + "\n"
 
@@ -307,8 +311,8 @@ def as_csv(arms):
     """Every quantity of every arm, a line each: mean, interval, difference to GRPO† with interval, the values by seed."""
     out, base = io.StringIO(), find(arms)
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "label", "quantity", "seeds", "mean", "low", "high", "difference", "difference_low", "difference_high",
-                     "question_error", "by_seed"])
+    writer.writerow(["method", "label", "quantity", "seeds", "mean", "low", "high", "difference", "difference_low",
+                     "difference_high", "question_error", "by_seed"])
     for a in arms:
         for q in QUANTITIES:
             v = values(a, q)
@@ -316,7 +320,8 @@ def as_csv(arms):
                 continue
             (mean, half), (diff, dhalf) = interval(v.values()), interval(differences(a, base, q))
             error = question_error(a, base, q) if base and a.name != base.name and q in SPLITS else math.nan
-            writer.writerow([a.name, a.label, q, len(v), *map(_number, (mean, mean - half, mean + half, diff, diff - dhalf, diff + dhalf, error)),
+            row = (mean, mean - half, mean + half, diff, diff - dhalf, diff + dhalf, error)
+            writer.writerow([a.name, a.label, q, len(v), *map(_number, row),
                              " ".join(f"{seed}:{_number(x)}" for seed, x in v.items())])
     return out.getvalue()
 

@@ -34,7 +34,7 @@ KNOBS = {
     "steps":         (200, 45, "rollout steps"),
     "batch":         (96, 8, "new prompts per gradient update"),
     "iterations":    (4, 4, "I, gradient updates per rollout step; each sampled token is used in one of them"),
-    "n":             (8, 8, "G_S, student samples per prompt"),
+    "n":             (8, 8, "G_S, student samples per prompt (under torchrun: --rollouts)"),
     "teacher_n":     (4, 4, "G_T, teacher samples per hard question"),
     "temperature":   (1.0, 1.0, "of student and teacher while training; no top-k, no penalties"),
     "top_p":         (1.0, 1.0, "of the teacher's samples; the student's is 1, or the sampled policy is not the trained one"),
@@ -133,7 +133,8 @@ def flags(argv):
     p.add_argument("--wandb", action="store_true", help="needs the package wandb")
     table = p.add_argument_group("Table 8 (first number: the paper; second: --student tiny)")
     for name, (paper, small, why) in KNOBS.items():
-        table.add_argument(f"--{name.replace('_', '-')}", type=type(paper), default=argparse.SUPPRESS,
+        also = ["--rollouts"] if name == "n" else []          # torchrun takes a bare --n for an abbreviation of its own flags
+        table.add_argument(f"--{name.replace('_', '-')}", *also, dest=name, type=type(paper), default=argparse.SUPPRESS,
                            metavar=type(paper).__name__.upper(), help=f"{why} [{paper} | {small}]")
     cfg = p.parse_args(argv)
     given = {name for name in KNOBS if hasattr(cfg, name)}

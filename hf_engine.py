@@ -62,7 +62,7 @@ class HFEngine(Engine):
     def sync_weights(self, named):
         """Copy tensors into the net, in place; None: the net is the trainer's own. Raises ValueError naming a parameter that is
         missing, unknown, or of another shape."""
-        if named is None or named is self.lm:
+        if named is None:
             return
         net, written = self.lm.net.state_dict(), set()
         for name, tensor in named:

@@ -4,9 +4,9 @@ The shared judge (ZPPO Fig. 9) is the teacher model at temperature 0 and at most
 {"verdict": "correct"} or {"verdict": "wrong"} and nothing else. What is malformed counts as wrong, here and for CharXiv, HLE, MultiChallenge
 and MMVU. MM-Vet's judge writes a number; it is asked up to five times at rising temperature before the score is 0, as its script does.
 
-A judge is a model folder, which runs in this process, or the URL of an OpenAI-compatible server ("http://host:8000/v1", url_engine.py).
-In training the teacher judges (teacher.verdicts), with the same prompt and the same parsing. Verdicts are kept by a digest of judge,
-prompt and response, so nothing is asked twice and a changed prompt is asked anew.
+A judge is a model folder, which runs in this process, or the URL of an OpenAI-compatible server ("http://host:8000/v1",
+url_engine.py). In training the teacher judges (teacher.verdicts), with the same prompt and the same parsing. Verdicts are kept
+by a digest of judge, prompt and response, so nothing is asked twice and a changed prompt is asked anew.
 
     judge = open_judge("assets/teacher");  judge.ask(["..."])
 """
@@ -81,7 +81,7 @@ def fields(item, response, truncated=False):
 
 
 def compare(question, options, response, gold, truncated=False, template=PROMPTS["shared"]):
-    """The shared judge's prompt for a response in training (teacher.verdicts); "" when nothing follows its thinking: no answer."""
+    """The shared judge's prompt for a response in training (teacher.verdicts); "" when nothing follows its thinking."""
     values = fields(Item("", question, gold, tuple(options)), response, truncated)
     return prompt_of(template, [values]) if values["response"] else ""
 

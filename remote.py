@@ -298,12 +298,12 @@ class Post:
 class Fleet:
     """n worker processes on this machine, each with the model at `path` in an engine of its own, and a Pool over them.
 
-    kind: "hf", "vllm", or "" (rollout.open_engine); options: of the engine. Worker i gets the i-th visible GPU; device="cpu":
-    none. Workers die with this process, also when it is killed: they watch a pipe that it holds. Raises ValueError with one
-    line when a worker can't start.
+    kind: "hf", "vllm", or "" for vllm on a GPU and hf elsewhere; dtype: "" for the engine's own choice; options: of VLLMEngine.
+    Worker i gets the i-th visible GPU; device="cpu": none. Workers die with this process, also when it is killed: they watch
+    a pipe that it holds. Raises ValueError with one line when a worker can't start.
     """
 
-    def __init__(self, n, path, kind="", dtype="float32", device="", **options):
+    def __init__(self, n, path, kind="", dtype="", device="", **options):
         from model import text_side
         gpus = [] if device == "cpu" else visible_gpus()
         if gpus and len(gpus) < n:
@@ -397,9 +397,10 @@ def _load(job):
     from model import load, text_side
     from rollout import open_engine
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = job["kind"] or ("vllm" if device == "cuda" else "hf")
-    lm = load(job["path"], job["dtype"], device, masters=False) if kind == "hf" else text_side(job["path"])
-    return open_engine(kind, lm, **job["options"])
+    kind, path, dtype = job["kind"] or ("vllm" if device == "cuda" else "hf"), job["path"], job["dtype"]
+    if kind == "hf":
+        return open_engine(kind, load(path, dtype or "float32", device, masters=False))
+    return open_engine(kind, text_side(path), **({"dtype": dtype} if dtype else {}), **job["options"])
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from pathlib import Path
 
 LIMIT = 240        # blocks on the page; about 10 MB of HTML in the tiny world
 SHOWN = 4          # answers before the fold
-KINDS = ("plain", "bcq", "ncq")
-NAMES = {"plain": "plain", "bcq": "BCQ", "ncq": "NCQ"}
+NAMES = {"plain": "plain", "bcq": "BCQ", "ncq": "NCQ", "hint": "hint", "prefix": "prefix"}
+KINDS = tuple(NAMES)
 REQUIRED = {"step", "kind", "question_id", "question", "prompt", "responses"}
 PICTURE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
 BLOCK = re.compile(r"<candidate>\n(.*?)\n</candidate>", re.DOTALL)
@@ -172,12 +172,12 @@ def page(blocks, title, limit=LIMIT):
         f'<p class="cut">{len(shown)} of {len(blocks)} questions-at-a-step are on this page: the newest {(limit + 1) // 2}, '
         f'and an even sample of the older ones. samples.jsonl has them all.</p>')
     policy = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    filters = (options("step", [(s, s) for s in steps], "all") + options("kind", [(k, f"with {NAMES[k]}") for k in KINDS], "all")
+    filters = (options("step", [(s, s) for s in steps], "all") + options("kind", [(k, f"with {NAMES[k]}") for k in KINDS if counts[k]], "all")
                + options("source", [(s, s) for s in sources if s], "all"))
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'
             f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{policy}'\">"
             f'<meta name="viewport" content="width=device-width"><title>{esc(title)}: samples</title><style>{CSS}</style></head><body>'
-            f'<h1>{esc(title)}: samples</h1><p>{counts["plain"]} plain, {counts["bcq"]} BCQ and {counts["ncq"]} NCQ groups of '
+            f'<h1>{esc(title)}: samples</h1><p>{", ".join(f"{counts[k]} {NAMES[k]}" for k in KINDS if counts[k] or k == "plain")} groups of '
             f'{len(blocks)} questions-at-a-step, newest first. In the prompts, the candidate marked <b class="cand right key">right'
             f'</b> is the teacher\'s, those marked <b class="cand wrong key">wrong</b> are the student\'s own. '
             f'<strong>The student sees no such colours or words</strong>, only the text.</p>{cut}'
@@ -195,7 +195,7 @@ content-visibility:auto;contain-intrinsic-size:auto 600px}
 article[hidden]{display:none}header{flex:0 0 220px;min-width:0}header img{image-rendering:pixelated;height:96px;max-width:100%;
 object-fit:contain;object-position:left;border:1px solid var(--line);margin:0 4px 4px 0}
 h2,p,code{overflow-wrap:anywhere}.q{font-weight:600;margin:6px 0}.groups{flex:1;display:flex;gap:12px;min-width:0;align-items:flex-start}
-section{flex:1 1 0;min-width:0;border-top:4px solid #0072b2;padding:6px 2px}.bcq{border-color:#009e73}.ncq{border-color:#d55e00}
+section{flex:1 1 0;min-width:0;border-top:4px solid #0072b2;padding:6px 2px}.bcq{border-color:#009e73}.ncq,.prefix{border-color:#d55e00}.hint{border-color:#009e73}
 .text{white-space:pre-wrap;overflow-wrap:anywhere;font:12.5px/1.45 ui-monospace,monospace;background:#f7f8f9;border-radius:4px;
 padding:6px;max-height:420px;overflow:auto}.text i{color:#8a9099;font-style:normal}
 .cand{display:inline-block;width:100%;font-weight:400;border-left:5px solid #999;background:#eee;padding:2px 6px;margin:3px 0}

@@ -36,7 +36,8 @@ def seed_of(*parts):
 def open_engine(kind, lm, **options):
     """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for vllm on a GPU and hf elsewhere.
 
-    options: of VLLMEngine, with the path of its weights where that is not lm's (HFEngine has none to set). Raises ValueError when vLLM is wanted and not installed.
+    options: of VLLMEngine, with the path of its weights where that is not lm's (HFEngine has none to set). Raises ValueError
+    when vLLM is wanted and not installed.
     """
     if kind not in (*ENGINES, ""):
         raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")

@@ -10,6 +10,8 @@ Why each setting is what it is:
 * Weights arrive through vLLM's reload_weights; then every cache is dropped (an old encoder cache would show old images).
 * On several ranks vLLM must not build one engine over all of them: OnThisDevice gives each process an engine on its own GPU.
   The first engine is made by all ranks together (vLLM opens process groups then); after that each rank is on its own.
+* An engine that is let go closes torch.distributed for the whole process, other engines and the trainer included: keep it to
+  the end, or let it go before anything else is opened.
 
 A CPU can run it, through .ci/vllm-cpu, which is how tests/test_vllm.py does; it is slow there and keeps no memory to give back.
 """
@@ -25,6 +27,7 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")         # leaves th
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.sampling_params import RequestOutputKind  # noqa: E402
 from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
@@ -80,9 +83,9 @@ class VLLMEngine(Engine):
         self.wake()
         # sample j of n gets the seed s + j inside vLLM; seeds are hashes, so no two prompts overlap. Greedy: one is all n.
         params = SamplingParams(
-            n=n if temperature else 1, seed=seed % 2 ** 62, max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=0.0,
-            presence_penalty=presence_penalty, frequency_penalty=0.0, repetition_penalty=1.0, min_tokens=0, ignore_eos=False,
-            stop_token_ids=list(self.lm.eos_ids), logprobs=0, detokenize=False, skip_special_tokens=False,
+            n=n if temperature else 1, seed=seed % 2 ** 62, max_tokens=max_new_tokens, min_tokens=0, temperature=temperature,
+            top_p=top_p, top_k=top_k, min_p=0.0, presence_penalty=presence_penalty, frequency_penalty=0.0,
+            repetition_penalty=1.0, stop_token_ids=list(self.lm.eos_ids), ignore_eos=False, logprobs=0, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY)
         self.count += 1
         self.engine.add_request(str(self.count), self._request(prompt, vision), params)
@@ -115,6 +118,8 @@ class VLLMEngine(Engine):
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
+        if current_platform.is_cpu():
+            self.llm.apply_model(_pack_heads)
         self.llm.reset_mm_cache()
         self.engine.reset_encoder_cache()
         if not self.llm.reset_prefix_cache():
@@ -148,9 +153,10 @@ class VLLMEngine(Engine):
         """(key, Samples) of a finished vllm.RequestOutput."""
         key, prompt, n = self.queued.pop(out.request_id)
         if tuple(out.prompt_token_ids) != prompt.ids:
-            pads = [ids.count(self.lm.image_id) + ids.count(self.lm.video_id) for ids in (tuple(out.prompt_token_ids), prompt.ids)]
-            raise ValueError(f"{self.name}: vLLM expanded a prompt to {len(out.prompt_token_ids)} ids ({pads[0]} of them visual), "
-                             f"the trainer to {len(prompt.ids)} ({pads[1]}): they would not train on what was sampled")
+            found, pads = out.prompt_token_ids, (self.lm.image_id, self.lm.video_id)
+            raise ValueError(f"{self.name}: vLLM expanded a prompt to {len(found)} ids ({sum(i in pads for i in found)} visual), "
+                             f"the trainer to {len(prompt.ids)} ({sum(i in pads for i in prompt.ids)} visual): it would not train "
+                             f"on what was sampled")
         samples = []
         for response in sorted(out.outputs, key=lambda r: r.index):
             ids = tuple(response.token_ids)
@@ -175,6 +181,13 @@ def _ban(net, banned):
     plain, device = net.compute_logits, next(net.parameters()).device
     banned = torch.tensor(banned, dtype=torch.long, device=device)
     net.compute_logits = lambda *args, **kwargs: plain(*args, **kwargs).index_fill_(-1, banned, -torch.inf)
+
+
+def _pack_heads(net):
+    """On a CPU a head multiplies with a packed copy of its weight; vLLM's reload forgets it where head and embedding are tied."""
+    for module in net.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _resized(lm, image, grid):

@@ -1,14 +1,21 @@
-"""Checkpoints: bit for bit, complete or not there, no pickles; and what a resumed update may not depend on.
+"""Checkpoints: bit for bit on any number of ranks, complete or not there, no pickle of ours; and what a resumed update may not
+depend on.
 
     python -m pytest tests/test_checkpoint.py
 """
 import contextlib
 import json
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 import checkpoint
@@ -16,8 +23,10 @@ import model
 import tiny
 import train
 from chat import encode
+from hf_engine import HFEngine
 from metrics import Clock
-from rollout import HFEngine
+
+ROOT = Path(__file__).parent.parent
 
 
 def trained(steps=2, seed=0, lr=1e-3):
@@ -114,8 +123,40 @@ def test_publish(pair, tmp_path):
 def test_before_any_update(tmp_path):
     lm, optimizer = trained(steps=0)
     path = checkpoint.save(tmp_path, 0, lm, optimizer, {})
-    checkpoint.load(path, lm, optimizer)
-    assert moments(optimizer) == {}
+    before = [p.detach().clone() for p in lm.net.parameters()]
+    again = model.load(path / "model")
+    other = torch.optim.AdamW(again.net.parameters(), lr=1e-3, weight_decay=0.1)
+    checkpoint.load(path, again, other)
+    assert len(moments(other)) > 30 and all(not v.any() for v in moments(other).values())      # AdamW's own start
+    fresh = torch.optim.AdamW(lm.net.parameters(), lr=1e-3, weight_decay=0.1)                   # one that was never saved
+    for net, o in ((lm.net, fresh), (again.net, other)):
+        o.zero_grad()
+        ids = torch.arange(9)[None]
+        net(input_ids=ids, labels=ids).loss.backward()
+        o.step()
+    assert all(same(p, q) for p, q in zip(lm.net.parameters(), again.net.parameters()))
+    assert not all(same(p, q) for p, q in zip(lm.net.parameters(), before))
+
+
+def test_bfloat16_compute_keeps_float32_masters(tmp_path):
+    """model/ is what people load and serve, in the compute dtype; the shards are what training goes on from."""
+    lm, optimizer = trained()
+    lm.compute = torch.bfloat16
+    path = checkpoint.save(tmp_path, 1, lm, optimizer, {})
+    weights, config = load_file(path / "model/model.safetensors"), json.loads((path / "model/config.json").read_text())
+    assert {w.dtype for w in weights.values()} == {torch.bfloat16} and config["dtype"] == "bfloat16"
+    assert {config[part]["dtype"] for part in ("text_config", "vision_config") if "dtype" in config[part]} <= {"bfloat16"}
+    assert {p.dtype for p in AutoModelForImageTextToText.from_pretrained(path / "model", dtype="auto").parameters()} == {torch.bfloat16}
+    stored = FileSystemReader(path / "shards").read_metadata().state_dict_metadata
+    assert {m.properties.dtype for name, m in stored.items() if name != "torch_rng"} == {torch.float32}
+
+    again = model.load(path / "model", "bfloat16")
+    assert not all(same(p, q) for p, q in zip(lm.net.parameters(), again.net.parameters()))     # rounded, until the shards are read
+    other = torch.optim.AdamW(again.net.parameters(), lr=1e-3, weight_decay=0.1)
+    checkpoint.load(path, again, other)
+    assert all(same(p, q) for p, q in zip(lm.net.parameters(), again.net.parameters()))
+    one, two = moments(optimizer), moments(other)
+    assert one.keys() == two.keys() and all(same(one[k], two[k]) for k in one)
 
 
 def test_random_state_round_trip():
@@ -145,13 +186,29 @@ def test_an_optimizer_of_another_size_is_refused(pair, tmp_path):
         checkpoint.load(path, wider, torch.optim.AdamW(wider.net.parameters()))
 
 
-def test_a_checkpoint_without_a_second_moment_is_refused(pair, tmp_path):
-    from safetensors.torch import load_file, save_file
-    path = checkpoint.save(tmp_path, 1, *pair, {})
-    tensors = load_file(path / "optimizer.safetensors")
-    save_file({k: v for k, v in tensors.items() if k != sorted(t for t in tensors if t.endswith(".exp_avg_sq"))[0]}, path / "optimizer.safetensors")
-    with pytest.raises(ValueError, match="does not fit"):
+def test_a_checkpoint_without_a_second_moment_is_refused(pair, tmp_path, monkeypatch):
+    real = checkpoint._tensors
+
+    def without(*args):
+        tensors = real(*args)
+        tensors.pop(next(k for k in tensors if k.startswith("exp_avg_sq.")))
+        return tensors
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_tensors", without)
+        path = checkpoint.save(tmp_path, 1, *pair, {})
+    with pytest.raises(ValueError, match="does not fit.*exp_avg_sq"):
         checkpoint.load(path, pair[0], torch.optim.AdamW(pair[0].net.parameters()))
+
+
+@pytest.mark.parametrize("name, damage", [("*.distcp", b""), ("*.distcp", None), (".metadata", b"torn"), (".metadata", None)])
+def test_damaged_shards_are_refused_with_a_line(pair, tmp_path, name, damage):
+    path = checkpoint.save(tmp_path, 1, *pair, {})
+    file = next((path / "shards").glob(name))
+    file.unlink() if damage is None else file.write_bytes(damage)
+    lm = model.load(path / "model")
+    with pytest.raises(ValueError, match="step-000001/shards can't be read.*older checkpoint") as e:
+        checkpoint.load(path, lm, torch.optim.AdamW(lm.net.parameters()))
+    assert "\n" not in str(e.value)
 
 
 # ---- complete or not there ---------------------------------------------------------------------------------------------------
@@ -185,7 +242,8 @@ def fails(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("owner, name", [("os", "rename"), ("", "save_file"), ("model", "save"), ("", "_flush"), ("json", "dumps")])
+@pytest.mark.parametrize("owner, name", [("os", "rename"), ("dcp", "save"), ("", "_write_shards"), ("model", "save"), ("", "_flush"),
+                                         ("", "_flush_dir"), ("json", "dumps")])
 def test_a_save_that_fails_leaves_the_earlier_ones(pair, tmp_path, monkeypatch, owner, name):
     checkpoint.save(tmp_path, 1, *pair, {}, keep=1)
     before = listing(tmp_path)
@@ -193,9 +251,20 @@ def test_a_save_that_fails_leaves_the_earlier_ones(pair, tmp_path, monkeypatch, 
         patch.setattr(getattr(checkpoint, owner) if owner else checkpoint, name, fails)
         with pytest.raises(OSError, match="step-000002.*No space left.*untouched"):
             checkpoint.save(tmp_path, 2, *pair, {}, keep=1)
-    assert listing(tmp_path) == before                                             # no half folder either
+    assert name == "_flush_dir" or listing(tmp_path) == before                     # no half folder either
+    assert not list(tmp_path.glob("*.tmp")) and (tmp_path / "step-000001/state.json").is_file()
     checkpoint.save(tmp_path, 2, *pair, {}, keep=1)                                # there is space again
     assert [p.name for p in tmp_path.iterdir()] == ["step-000002"]
+
+
+def test_a_disk_that_fills_up_inside_the_shards_is_an_oserror(pair, tmp_path, monkeypatch):
+    """torch's CheckpointException is no Exception: it would pass every `except` between here and the user."""
+    checkpoint.save(tmp_path, 1, *pair, {}, keep=1)
+    before = listing(tmp_path)
+    monkeypatch.setattr(checkpoint.dcp.FileSystemWriter, "write_data", fails)
+    with pytest.raises(OSError, match="step-000002.*No space left.*untouched") as e:
+        checkpoint.save(tmp_path, 2, *pair, {}, keep=1)
+    assert listing(tmp_path) == before and "\n" not in str(e.value)
 
 
 def test_saving_the_same_step_again_never_leaves_none(pair, tmp_path, monkeypatch):
@@ -208,12 +277,19 @@ def test_saving_the_same_step_again_never_leaves_none(pair, tmp_path, monkeypatc
     assert checkpoint.latest(tmp_path) is not None
 
 
-def test_no_pickles(pair, tmp_path):
+def test_no_pickles_of_ours(pair, tmp_path):
+    """shards/ is torch's own format, whose index .metadata is a pickle; nothing else is one."""
     path = checkpoint.save(tmp_path, 1, *pair, {})
-    names = [p.name for p in path.rglob("*") if p.is_file()]
-    assert {n.rsplit(".", 1)[-1] for n in names} <= {"safetensors", "json", "jinja", "txt"} and len(names) >= 8
-    for p in path.rglob("*"):                                                      # nor one under another name
-        assert not p.is_file() or (p.read_bytes()[:1] != b"\x80" and p.read_bytes()[:2] != b"PK")
+    files = [p for p in path.rglob("*") if p.is_file()]
+    assert sorted(p.name for p in path.iterdir()) == ["model", "shards", "state.json"]
+    assert {p.suffix for p in files if p.parent.name == "shards" and p.name != ".metadata"} == {".distcp"}
+    assert (path / "shards/.metadata").is_file()
+    ours = [p for p in files if p.parent.name != "shards"]
+    assert {p.suffix for p in ours} <= {".safetensors", ".json", ".jinja", ".txt"} and len(ours) >= 7
+    for p in ours:                                                                 # nor one under another name
+        assert p.read_bytes()[:1] != b"\x80" and p.read_bytes()[:2] != b"PK"
+    stored = FileSystemReader(path / "shards").read_metadata().state_dict_metadata  # tensors only: DCP pickles anything else
+    assert {type(m).__name__ for m in stored.values()} == {"TensorStorageMetadata"} and len(stored) > 100
 
 
 def test_write_json_is_whole_or_old(tmp_path, monkeypatch):
@@ -228,24 +304,71 @@ def test_write_json_is_whole_or_old(tmp_path, monkeypatch):
 # ---- resume in the ugly step ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", ["all flat", "text only"])
-def test_an_update_does_not_depend_on_gradients_left_by_an_earlier_one(tmp_path, few, rollouts, cfg, kind):
+def test_an_update_does_not_depend_on_gradients_left_by_an_earlier_one(tmp_path, few, rollouts, cfg, make_run, kind):
     """A straight run enters a step with old gradient tensors, a resumed one with none. Adam's moments move parameters whose
     gradient is zero and skip those without one: the vision tower under text questions, everything in a flat minibatch."""
     c = cfg("--n", "2", "--iterations", "1", "--max-response", "6", "--lr", "1e-2")
     results = []
     for resumed in (False, True):
-        lm = tiny.new_model(0)
-        optimizer = torch.optim.AdamW(lm.net.parameters(), lr=c.lr)
-        first = rollouts(HFEngine(lm), few[:1], [[1, 0]], c)
-        train.update(lm, optimizer, first, [1.0, -1.0], random.Random(0), c, Clock())
+        run = make_run(c, student=tiny.new_model(0))
+        first = rollouts(run.engine, few[:1], [[1, 0]], c)
+        train.update(run, first, [1.0, -1.0], Clock())
         if resumed:
-            path = checkpoint.save(tmp_path, 1, lm, optimizer, {})
-            lm = model.load(path / "model")
-            optimizer = torch.optim.AdamW(lm.net.parameters(), lr=c.lr)
-            checkpoint.load(path, lm, optimizer)
+            path = checkpoint.save(tmp_path, 1, run.student, run.optimizer, {})
+            run = make_run(c, student=model.load(path / "model"))
+            checkpoint.load(path, run.student, run.optimizer)
         flat = kind == "all flat"
-        second = rollouts(HFEngine(lm), few[2:3], [[0, 0] if flat else [1, 0]], c)
-        train.update(lm, optimizer, second, [0.0, 0.0] if flat else [1.0, -1.0], random.Random(0), c, Clock())
-        results.append(dict(lm.net.named_parameters()))
+        run.rng.seed(1)
+        second = rollouts(run.engine, few[2:3], [[0, 0] if flat else [1, 0]], c)
+        train.update(run, second, [0.0, 0.0] if flat else [1.0, -1.0], Clock())
+        results.append(dict(run.student.net.named_parameters()))
     different = [k for k in results[0] if not torch.equal(results[0][k], results[1][k])]
     assert different == []
+
+
+# ---- several ranks -------------------------------------------------------------------------------------------------------------
+
+def ranks(n, mode, folder):
+    """tests/checkpoint_ranks.py on n processes; what its rank 0 has written down."""
+    target = folder.parent / f"{mode}-{n}.pt"
+    start = [sys.executable] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
+    done = subprocess.run([*start, str(ROOT / "tests/checkpoint_ranks.py"), mode, str(folder), str(target)], capture_output=True,
+                          text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = torch.load(target, weights_only=False)                                   # written by the test itself
+    assert out["ranks"] == n
+    return out
+
+
+def assert_same_tensors(one, two):
+    assert one.keys() == two.keys() and len(one) > 30
+    for name in one:
+        assert one[name].keys() == two[name].keys() == {"weight", "step", "exp_avg", "exp_avg_sq"}
+        assert all(same(one[name][k], two[name][k]) and two[name][k].dtype == torch.float32 for k in one[name]), name
+        assert one[name]["exp_avg"].any() and one[name]["step"] == 2
+
+
+def test_two_ranks_write_and_one_and_three_read(tmp_path):
+    """Bit for bit, with bfloat16 compute: the float32 masters come from the shards, not from model/."""
+    folder = tmp_path / "checkpoints"
+    wrote = ranks(2, "save", folder)
+    assert len(list((folder / "step-000001/shards").glob("*.distcp"))) == 2        # each rank its part
+    for n in (1, 3):
+        read = ranks(n, "load", folder)
+        assert read["state"] == {"position": 3, "step": 1}
+        assert_same_tensors(wrote["tensors"], read["tensors"])
+        assert read["draw"] == [wrote["draw"][0]] * n                              # torch's generator, as rank 0 had it
+    alone = model.load(folder / "step-000001/model")
+    for name, p in alone.net.named_parameters():                                   # what people load: the same, rounded
+        assert torch.equal(p, wrote["tensors"][name]["weight"].bfloat16().float())
+
+
+def test_one_rank_that_cannot_write_is_one_clear_error_on_all(tmp_path):
+    """In the shards of rank 1; in model/, the flush and the rename of rank 0."""
+    out = ranks(2, "fail", tmp_path / "checkpoints")
+    assert len(out["said"]) == 4
+    for everyone in out["said"]:
+        (message, left), (other, _) = everyone
+        assert message == other and "\n" not in message and left == ["step-000001"]
+        assert "step-000002: could not be written" in message and "No space left" in message and "untouched" in message
+    assert out["after"] == "step-000002" and [p.name for p in checkpoint.complete(tmp_path / "checkpoints")] == ["step-000002"]

@@ -44,7 +44,8 @@ def line(step, tokens=100, graduated=0, admitted=10, **kw):
             "buffer": {"size": 3, "capacity": 10, "occupancy": {"0.000": 3}, "admitted": {"0.000": admitted, "0.125": 4},
                        "graduated": {"0.000": graduated, "0.125": 1}, "evicted": {"0.000": 2}},
             "fate": {"1": {"never": 1, "improved": 1, "graduated": 2}}, "loss": 0.1, "entropy": 0.1,
-            "audit": {"bcq": {"right": {"positive": 5, "negative": 0, "neither": 1}, "wrong": {"positive": 0, "negative": 3, "neither": 1}},
+            "audit": {"bcq": {"right": {"positive": 5, "negative": 0, "neither": 1},
+                              "wrong": {"positive": 0, "negative": 3, "neither": 1}},
                       "ncq": {"repeats": 3, "answers": 4}},
             "tokens": {"generated": tokens, "trained": 20, "teacher": 5}, "seconds": {"rollout": 1.0, "total": 2.0}, **kw}
 
@@ -125,7 +126,8 @@ def test_equal_tokens_cut_by_hand(tmp_path):
     made(tmp_path, "grpo", [58, 58], tokens=40)                        # 160 in all
     made(tmp_path, "zppo", [60, 61], tokens=70, graduated=9)           # 140 after two steps, 210 after three
     made(tmp_path, "grpo+buffer", [60], tokens=50)                     # 150 after three
-    write(tmp_path / "grpo-seed1", [held(0, 50), *(line(s, tokens=20) for s in range(1, 4)), {**line(4, 9), **held(4, 58)}])    # 69: no step of zppo
+    cheap = [held(0, 50), *(line(s, tokens=20) for s in range(1, 4)), {**line(4, 9), **held(4, 58)}]
+    write(tmp_path / "grpo-seed1", cheap)                              # 69: not one step of zppo
     grpo, base, zppo = ct.equal_tokens(arms(tmp_path))
     assert [len(a.runs[0].rows) for a in (grpo, base, zppo)] == [4, 3, 2]
     assert [len(a.runs[1].rows) for a in (grpo, zppo)] == [4, 0]
@@ -176,7 +178,8 @@ def test_csv_by_hand(tmp_path):
     r = rows["zppo", "heldout"]
     half = 4.302653 / math.sqrt(3)
     assert [float(r[k]) for k in ("seeds", "mean", "low", "high")] == pytest.approx([3, 61, 61 - half, 61 + half], rel=1e-5)
-    assert float(r["difference"]) == pytest.approx(7 / 3, rel=1e-5) and r["by_seed"] == "0:61 1:60 2:62" and r["question_error"] == ""
+    assert float(r["difference"]) == pytest.approx(7 / 3, rel=1e-5) and r["question_error"] == ""
+    assert r["by_seed"] == "0:61 1:60 2:62"
     assert rows["grpo+buffer", "heldout"]["difference"] == "" and ("zppo", "heldout_video") not in rows
 
 
@@ -267,6 +270,7 @@ def test_runs_made_differently_are_refused(tmp_path):
 
 STAND_IN = '''
 import json, os, signal, sys, time
+from pathlib import Path
 a = sys.argv
 out, steps, stop = Path(a[a.index("--out") + 1]), int(a[a.index("--steps") + 1]), []
 signal.signal(signal.SIGINT, lambda *_: stop.append(1))
@@ -348,7 +352,7 @@ def test_ctrl_c_is_passed_on_once_and_the_same_command_goes_on(tmp_path, stand_i
         while compare.last_step(folder) < 1:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     assert stand_in("--steps", "60", "--jobs", "1", zppo_seed0="slow") == 130
     thread.join()
@@ -365,7 +369,8 @@ def test_a_run_of_another_process_is_left_alone(tmp_path, stand_in, capsys):
     assert "zppo-seed0: another process is running it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv, says", [(["--methods", "dpo"], "dpo"), (["--jobs", "0"], "--jobs"), (["--", "--lrr", "1"], "--lrr"),
+@pytest.mark.parametrize("argv, says", [(["--methods", "dpo"], "dpo"), (["--jobs", "0"], "--jobs"),
+                                        (["--", "--lrr", "1"], "--lrr"),
                                         (["--report", "no/such"], "no finished run")])
 def test_wrong_arguments_are_one_line(tmp_path, capsys, argv, says):
     with pytest.raises((ValueError, SystemExit)) as e:
@@ -400,7 +405,7 @@ def test_real_runs_one_killed_one_failing(tmp_path, capsys, monkeypatch):
         while compare.last_step(out / "grpo-seed0") < 2:
             time.sleep(0.02)
         children[0].kill()
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     assert compare.main([*argv, *small]) == 1 and "killed by signal 9" in capsys.readouterr().err
     thread.join()

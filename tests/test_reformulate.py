@@ -6,24 +6,29 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
 import reformulate
+import start
 import train
 import tiny
 from chat import CLOSER, control_strings
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
-from sample import Group, Sample
+from run import prompt_of
+from sample import Ask, Group, Sample
 
-TOKENIZER = tiny.new_tokenizer()
+LM = tiny.new_model(0)
 
 
 def text(made):
-    """The wording of a built prompt, as its token ids say it, without template and closer."""
-    return TOKENIZER.decode(made["prompt"].ids).split("user\n", 1)[1].split(CLOSER)[0]
+    """The wording of a built prompt, as the token ids that the student gets say it, without template and closer."""
+    ask = made["ask"]
+    prompt = prompt_of(LM, ask.question, ask.text, SimpleNamespace(thinking=True), ask.prefix)
+    return LM.tokenizer.decode(prompt.ids).split("user\n", 1)[1].split(CLOSER)[0]
 
 
 def blocks(text):
@@ -163,7 +168,7 @@ def test_candidates_stay_in_their_blocks(lm, a, b):
 # ---- train.build: steps 3 to 5 with a scripted teacher -------------------------------------------------------------------
 
 def group(i, question, *texts):
-    """A plain group as train.ask makes it, graded, without a model."""
+    """A plain group as run.sample makes it, graded, without a model."""
     from reward import grade
     return Group(i, "plain", "new", question, tuple(
         Sample(None, (), (), t, False, i, "plain", question.id, 1, grade(t, question.answer)) for t in texts))
@@ -176,8 +181,10 @@ def build(make_run, cfg):
         def reply(prompt, k):
             return f"<summary>\n{summarize(prompt.split('<response>')[1].split('</response>')[0].strip())}\n</summary>"
         run = make_run(cfg("--seed", seed, *flags), reply)
-        built, too_long = train.build(groups, {g.id: pool for g in groups}, run, 1)
+        built, too_long = train.build(groups, {g.id: pool for g in groups}, run)
         make.run, make.too_long = run, too_long
+        assert all((made["kind"] == kind) and set(made) == {"kind", "ask", "right", "wrong", "listed"}
+                   for (_, kind), made in built.items())
         return built
     return make
 
@@ -199,7 +206,7 @@ def test_build_by_hand(build, question):
     assert sorted(blocks(text(b))) == sorted((*b["right"], *b["wrong"])) and text(b).startswith("What is 2+3?\n\n")
     assert sorted(blocks(text(n))) == sorted(["6 \\boxed{6}", "7 \\boxed{7}", "6 again \\boxed{6}", "no box"])    # all the wrong ones
     assert sorted(n["listed"]) == ["6", "7"] and n["right"] == () and "2+3 \\boxed{5}" not in text(n)
-    assert b["question"] is question and b["origin"] == "new"
+    assert b["ask"] == Ask("new", question, b["ask"].text) and b["ask"].question is question and n["ask"].prefix == ()
 
 
 def test_build_without_a_right_answer_is_ncq_only(build, question):
@@ -260,7 +267,7 @@ def test_candidates_are_drawn_evenly_from_the_run_rng(build, question):
     g = group(0, question, *[f"\\boxed{{{k}}}" for k in range(10, 14)])
     pool = [replace(RIGHT, text=f"way {k} \\boxed{{5}}") for k in range(2)]
     build([g], pool)
-    seen = [train.build([g], {0: pool}, build.run, 1)[0][0, "bcq"] for _ in range(800)]
+    seen = [train.build([g], {0: pool}, build.run)[0][0, "bcq"] for _ in range(800)]
     right, wrong = (Counter(c[name] for c in seen) for name in ("right", "wrong"))
     assert len(right) == 2 and all(abs(n - 400) < 70 for n in right.values())                    # 5 standard deviations
     assert len(wrong) == 4 and all(abs(n - 200) < 62 for n in wrong.values())
@@ -271,21 +278,27 @@ def test_candidates_are_drawn_evenly_from_the_run_rng(build, question):
 def test_prompts_that_do_not_fit_are_left_out_and_the_rest_can_be_sampled(build, lm, questions):
     """The context counts visual tokens: a question with many images is left out before the engine would refuse it."""
     big = replace(questions["image"][0], id="big", images=(Image.new("RGB", (128, 128)),) * 13)      # 13 * 64 visual tokens
-    small = questions["image"][1]
+    small = replace(questions["image"][1], id="t")
     wrong = [f"{'1+' * 50}\\boxed{{x}}"] * 2
     built = build([group(0, big, *wrong), group(1, small, *wrong)], [], "--max-response", "8", "--n", "2")
     for kind in ("bcq", "ncq"):
-        asked = [(c["origin"], c["question"], c["prompt"]) for c in built.values() if c["kind"] == kind]
-        build.run.sample(kind, asked, 0, 1)                  # the engine raises when a prompt and its response do not fit
+        asked = [c["ask"] for c in built.values() if c["kind"] == kind]
+        groups = build.run.sample(kind, asked, 0, 1)         # the engine raises when a prompt and its response do not fit
+        assert [(g.kind, g.question.id, len(g.samples)) for g in groups] == [(kind, "t", 2)] * len(asked)
     assert build.too_long == 1 and set(built) == {(1, "ncq")}
 
 
 def test_max_prompt_counts_visual_tokens(lm, questions, cfg):
     """--max-prompt: 'tokens of a plain prompt, image tokens included'."""
     q = replace(questions["image"][0], images=(Image.new("RGB", (128, 128)),) * 4)           # 256 visual tokens
-    train.check_prompts(lm, [questions["image"][0]], cfg("--max-prompt", "200"))
+    start.check_prompts(lm, [questions["image"][0]], cfg("--max-prompt", "200"))
     with pytest.raises(ValueError, match="max-prompt"):
-        train.check_prompts(lm, [q], cfg("--max-prompt", "200"))
+        start.check_prompts(lm, [q], cfg("--max-prompt", "200"))
+
+
+def test_a_replayed_group_stays_a_replayed_one(build, question):
+    built = build([replace(group(0, question, "\\boxed{6}"), origin="replay")], [RIGHT])
+    assert {made["ask"].origin for made in built.values()} == {"replay"} and len(built) == 2
 
 
 def test_template_constants_can_be_replaced():

@@ -269,7 +269,7 @@ remote.worker()
 
 @pytest.mark.parametrize("act, want", [
     ("raise ValueError('CUDA out of memory.\\nand more')", "worker 0 did not start: worker 0 of .*: CUDA out of memory.$"),
-    ("print('killed by the kernel', flush=True); os._exit(9)", "it ended without a word; the last line of its log: killed by the")])
+    ("print('killed by the kernel', flush=True); os._exit(9)", "it ended without a word; the last line of its log: killed by")])
 def test_a_worker_that_cannot_start_says_why_in_one_line(act, want, tmp_path, monkeypatch):
     (tmp_path / "worker.py").write_text(BROKEN.format(root=str(ROOT), act=act))
     monkeypatch.setattr(remote, "__file__", str(tmp_path / "worker.py"))

@@ -31,7 +31,9 @@ from run import prompt_of  # noqa: E402
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None,
               reason="vLLM is not installed here; .ci/vllm-cpu VENV makes an environment that has it, for a CPU")]
 
-MEAN, MAX = 0.03, 0.2          # nats between sampler and trainer at temperature 1; measured 0.017 and 0.10
+# Nats between sampler and trainer at temperature 1. Measured: mean up to 0.023, max 0.18; on this model the bf16 trainer alone
+# is as far from the fp32 trainer (0.015 and 0.18).
+MEAN, MAX = 0.03, 0.3
 MEMORY = {}                    # random state before and after the engine started
 
 
@@ -129,7 +131,7 @@ def test_the_ids_are_those_of_the_trainer(policy, engine, prompts):
 def test_what_vllm_would_expand_otherwise_is_refused(engine, prompts, monkeypatch):
     """The check that stands between a processor of another version and training on ids that were not sampled."""
     monkeypatch.setattr("vllm_engine._resized", lambda lm, image, grid: image.convert("RGB").resize((64, 64)))
-    with pytest.raises(ValueError, match="expanded a prompt to .* would not train"):
+    with pytest.raises(ValueError, match="expanded a prompt to .* not train on what was sampled"):
         engine.sample(prompts[6:7], 1, 2, seed=0)
 
 
@@ -148,6 +150,14 @@ def test_new_weights_and_no_old_cache(policy, engine, prompts):
         after = flat(engine.sample(prompts, 2, 12, seed=0))
         assert agree(policy, after) and responses([after]) != responses([before])
         before = after
+
+
+def test_a_tied_head_stays_tied(policy, engine):
+    """Where no packed copy exists (a GPU), the head is new after a sync because it is the embedding's memory (pitfall 10)."""
+    engine.sync_weights(policy.net.named_parameters())
+    [same] = engine.llm.apply_model(lambda net: net.language_model.lm_head.weight.data_ptr()
+                                    == net.language_model.model.embed_tokens.weight.data_ptr())
+    assert policy.net.config.tie_word_embeddings and same
 
 
 def test_the_vision_tower_alone(policy, engine, prompts):
@@ -273,7 +283,7 @@ def test_sleep_on_a_cpu_is_nothing(engine, prompts):
     engine.wake()
 
 
-# ---- several ranks ----------------------------------------------------------------------------------------------------------------
+# ---- several ranks ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("connected", [True, False])
 def test_every_rank_has_its_own_engine(policy, connected):
