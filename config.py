@@ -228,9 +228,9 @@ def open_run(cfg):
     return out
 
 
-def make_folder(out, cfg):
-    """Make the run folder and write config.json into it: the flags as used, and what they ran on."""
+def make_folder(out, cfg, **facts):
+    """Make the run folder and write config.json into it: the flags as used, what they ran on, and further facts."""
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(out / "config.json", {**vars(cfg), "torch": torch.__version__,
                                                 "transformers": transformers.__version__,
-                                                "threads": torch.get_num_threads()})
+                                                "threads": torch.get_num_threads(), **facts})

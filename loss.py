@@ -94,25 +94,70 @@ def mask_logits(logits, banned):
     return logits if banned is None or len(banned) == 0 else logits.index_fill(-1, banned, torch.finfo(torch.float32).min)
 
 
-def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=4096):
-    """Log-prob of each token and entropy at its place, never holding more than (chunk, V) logits.
+def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=4096, entropy=True):
+    """Log-prob of each token and entropy at its place, never holding more than a few (chunk, V) tensors.
 
     hidden: (N, D); weight: (V, D) of the head; tokens: (N,) int64; banned: ids with probability 0. Softmax in fp32, of
-    logits / temperature. Each chunk is recomputed in the backward pass. Returns logp (N,) and entropy (N,) in nats, fp32;
-    the entropy carries no gradient.
+    logits / temperature. Each chunk's logits are made again in the backward pass. entropy: False returns zeros for it, and
+    saves a pass over the logits where nobody reads it. Returns logp (N,) and entropy (N,) in nats, fp32; the entropy carries no
+    gradient.
     """
-    def part(h, t):
-        logp = torch.log_softmax(mask_logits(h @ weight.T, banned) / temperature, dim=-1)      # (chunk, V)
-        with torch.no_grad():
-            entropy = -(logp.exp() * logp.clamp(min=torch.finfo(torch.float32).min / 2)).sum(-1)
-        return logp.gather(-1, t[:, None])[:, 0], entropy
-
     if len(tokens) == 0:
         return hidden.sum(-1).float(), hidden.sum(-1).float().detach()       # empty, and still part of the graph
-    parts = [checkpoint(part, hidden[i:i + chunk], tokens[i:i + chunk], use_reentrant=False)
-             if torch.is_grad_enabled() else part(hidden[i:i + chunk], tokens[i:i + chunk])
-             for i in range(0, len(tokens), chunk)]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    device = hidden.device.type                                              # autocast is off in backward: name the dtype here
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return _ChunkedLogp.apply(hidden, weight, tokens, banned, temperature, chunk, entropy, dtype)
+
+
+def _chunk_logits(hidden, weight, banned, temperature):
+    logits = (hidden @ weight.T).float()                                     # (chunk, V), ours alone: in place from here on
+    logits = logits if temperature == 1 else logits.div_(temperature)
+    if banned is not None and len(banned):
+        logits.index_fill_(-1, banned, torch.finfo(torch.float32).min)       # after the division, or it becomes -inf
+    return logits
+
+
+class _ChunkedLogp(torch.autograd.Function):
+    """Written out, because a vocabulary of 248,320 makes every pass over the logits cost as much as a matrix product.
+
+    d logp[t] / d logits = onehot(t) - softmax; saved for it are one number a token (the log of the softmax's sum), no logits.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, tokens, banned, temperature, chunk, want_entropy, dtype):
+        with torch.autocast(hidden.device.type, enabled=False):
+            h, w = hidden.to(dtype), weight.to(dtype)
+            logp, lse, entropy = (torch.zeros(len(tokens), device=h.device) for _ in range(3))
+            for i in range(0, len(tokens), chunk):
+                part = slice(i, i + chunk)
+                logits = _chunk_logits(h[part], w, banned, temperature)
+                top = logits.amax(-1, keepdim=True)
+                p = (logits - top).exp_()                                    # softmax, but for its sum
+                total = p.sum(-1)
+                lse[part] = top[:, 0] + total.log()
+                logp[part] = logits.gather(-1, tokens[part, None])[:, 0] - lse[part]
+                if want_entropy:                                             # -sum p log p; 0 * finfo.min is 0
+                    entropy[part] = lse[part] - torch.linalg.vecdot(p, logits) / total
+        ctx.save_for_backward(hidden, weight, tokens, lse)
+        ctx.rest = banned, temperature, chunk, dtype
+        ctx.mark_non_differentiable(entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        hidden, weight, tokens, lse = ctx.saved_tensors
+        banned, temperature, chunk, dtype = ctx.rest
+        with torch.autocast(hidden.device.type, enabled=False):
+            h, w, grad = hidden.to(dtype), weight.to(dtype), grad / temperature
+            d_hidden, d_weight = torch.empty_like(h), torch.zeros_like(w, dtype=torch.float32)     # a sum over chunks
+            for i in range(0, len(tokens), chunk):
+                part = slice(i, i + chunk)
+                d = _chunk_logits(h[part], w, banned, temperature).sub_(lse[part, None]).exp_()        # softmax
+                d.mul_(-grad[part, None]).scatter_add_(-1, tokens[part, None], grad[part, None])
+                d = d.to(dtype)
+                d_hidden[part] = d @ w
+                d_weight += d.T @ h[part]
+        return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), None, None, None, None, None, None
 
 
 def jsd_sum(student_hidden, student_head, teacher_hidden, teacher_head, banned=None, temperature=1.0, chunk=1024):

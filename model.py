@@ -134,6 +134,14 @@ class NoNet:
         """Nothing to switch off."""
 
 
+def count_params(path):
+    """Number of parameters of a model folder or hub id, from its config alone."""
+    config = load_parts(str(path))[0]
+    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    with torch.device("meta"):
+        return sum(p.numel() for p in auto.from_config(config).parameters())
+
+
 def text_side(path):
     """An LM of a model folder or hub id whose weights are elsewhere (remote.Pool): encode, window, end tokens, no forward.
 
@@ -282,8 +290,7 @@ def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
     row's prompt in feats. cache: a transformers Cache to fill and extend, or None. Returns (B, T, D).
     """
     kwargs = {"input_ids": ids, "attention_mask": mask, "position_ids": pos if lm.image_processor else pos[0]}
-    if cache is not None:
-        kwargs |= {"past_key_values": cache, "use_cache": True}
+    kwargs |= {"past_key_values": cache, "use_cache": cache is not None}       # else each training forward would fill one
     encoded = {}
     for kind in ("image", "video"):
         parts = [feats[r][kind] for r in rows if kind in feats[r]] if feats else []

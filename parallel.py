@@ -249,14 +249,18 @@ class Frozen(nn.Module):
         return jsd_sum(student_hidden, student_head, hidden, self.lm.head, banned, temperature)
 
 
-def policy_of(lm, world, teacher=None, shard=None):
+def policy_of(lm, world, teacher=None, shard=None, checkpointing=False):
     """The Policy of an LM; sharded with FSDP2 over the student ranks when there are several or the device is a GPU.
+
+    checkpointing: keep one hidden state a block and compute the rest again in the backward pass (in training mode).
 
     One unit a decoder block, one for all else (embedding, head, vision tower: small beside the blocks, and a batch without
     images must not make a rank skip a collective). Masters stay float32; lm.compute is what is gathered and multiplied.
     """
     shard = (world.size > 1 or world.device.startswith("cuda")) if shard is None else shard
     policy = Policy(lm, teacher, always_look=world.size > 1)
+    if checkpointing:
+        lm.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if not shard:
         return policy
     if not dist.is_initialized():                                # one GPU: a world of one, for the mixed precision alone

@@ -41,7 +41,7 @@ class Run:
         self.engine, self.teacher = engine, teacher
         self.questions, self.skipped = questions, 0
         self.own = engine.lm is student and engine.lm.net is student.net and not world.size > 1
-        self.policy = policy_of(student, world, distiller)
+        self.policy = policy_of(student, world, distiller, checkpointing=cfg.checkpointing)
         self.optimizer = torch.optim.AdamW(student.net.parameters(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2),
                                            eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
         self.buffer = Buffer(cfg.capacity, cfg.tau)
@@ -116,8 +116,9 @@ class Run:
 
     def graded(self, ask, samples, group_id, kind, step):
         """The samples with their reward by exact matching, and where they come from. A forced prefix counts as written."""
-        head = self.student.tokenizer.decode(ask.prefix, skip_special_tokens=True) if ask.prefix else ""
-        samples = [replace(s, text=head + s.text) for s in samples] if head else samples
+        if ask.prefix:                                       # decoded as one: the cut may go through a letter
+            whole = lambda s: self.student.tokenizer.decode((*ask.prefix, *s.response_ids), skip_special_tokens=True)
+            samples = [replace(s, text=whole(s)) for s in samples]
         return [replace(s, group_id=group_id, kind=kind, question_id=ask.question.id, policy_step=step,
                         reward=grade(s.text, ask.question.golds)) for s in samples]
 
@@ -237,11 +238,17 @@ class Run:
             some = [replace(g, samples=tuple(self.whole(g.samples))) for g in groups if g.question.id in show]
             self.log.samples(record["step"], some, advantage, show, self.student.tokenizer)
 
-    def counts(self, trained):
-        """Tokens of this step, over all ranks, and the seconds that the students waited for the teacher."""
+    def counts(self, numbers):
+        """Tokens of this step, over all ranks, and the seconds that the students waited for the teacher.
+
+        The teacher's are those that it wrote, and those that it read for a distillation.
+        """
         made = self.world.total({"generated": self.engine.tokens})["generated"]
-        told = self.world.first(lambda: (self.teacher.engine.tokens, self.teacher.waited) if self.teacher else (0, 0.0))
-        return {"tokens": {"generated": made, "trained": trained, "teacher": told[0]}, "teacher_waited": told[1]}
+        told = self.world.first(lambda: ((self.teacher.engine.tokens, self.teacher.waited), self.teacher.judged)
+                                if self.teacher else ((0, 0.0), {}))
+        told, judged = told
+        return {"tokens": {"generated": made, "trained": numbers["trained"], "teacher": told[0] + numbers.get("read", 0)},
+                "teacher_waited": told[1], "judged": judged}
 
     def close(self):
         """Give back what other processes wait for: the teacher's cache and ranks, the process group."""

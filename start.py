@@ -50,7 +50,8 @@ def open_all(cfg, who):
                              f"different tokenizers; use a teacher of the student's family")
     source = teacher_source(cfg, who, world, distiller) if world.rank == 0 and needs_teacher(cfg) else None
     world.first_only(lambda: print(run_table(cfg, who, student, source, questions, out, attend), flush=True))
-    world.first(lambda: make_folder(out, cfg))
+    sizes = {"student_params": student.n_params(), "teacher_params": model.count_params(cfg.teacher_path) if source or distiller else 0}
+    world.first(lambda: make_folder(out, cfg, **sizes))
     torch.manual_seed(cfg.seed)
     engine = student_engine(cfg, world, student, start)
     teacher = world.first_only(lambda: open_teacher(cfg, source, out))
@@ -129,6 +130,8 @@ def serve_teacher(cfg, who):
     except Exception as e:
         store.set(f"teacher/{who.rank}", json.dumps({"error": f"{name}: {e}"}))
         time.sleep(5)                                       # rank 0 says it first, as one line
+        if isinstance(e, (ValueError, OSError)) and store.check(["teacher/key"]):
+            return 1                                        # it is there, and has said it
         raise
     serve(engine, listener, name)
     return 0

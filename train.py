@@ -53,7 +53,7 @@ def train(cfg, run, student, heldout, out):
     run.stop, after = StopSignal(), None
     if run.before is None:
         run.before = run.held_out(heldout)
-        run.write_step({"step": 0, "heldout": families(run.before)})
+        run.write_step({"step": 0, **measured(run.before)})
     bar = tqdm(total=cfg.steps, initial=run.done, desc=run_name(cfg), unit="step", dynamic_ncols=True, disable=world.rank > 0)
 
     for step in range(run.done + 1, cfg.steps + 1):
@@ -105,13 +105,13 @@ def train(cfg, run, student, heldout, out):
         of_group = {g.id: adv[i * cfg.n:(i + 1) * cfg.n] for i, g in enumerate(groups)}
         record = {"step": step, "groups": by_kind(groups, of_group), "composition": composition(plain, pool),
                   "buffer": {"size": len(buffer), "capacity": cfg.capacity, "occupancy": buffer.occupancy(), **buffer.counts},
-                  "fate": buffer.fates(), **numbers, "audit": audit(groups), "too_long": too_long, **run.counts(numbers["trained"]),
+                  "fate": buffer.fates(), **numbers, "audit": audit(groups), "too_long": too_long, **run.counts(numbers),
                   "seconds": clock.total(), "peak_gb": peak_gb()}
         run.end_step(step, n_new, record)
         last = step == cfg.steps
         if last or (cfg.eval_every and step % cfg.eval_every == 0):
             after = run.held_out(heldout)
-            record["heldout"] = families(after)
+            record |= measured(after)
         run.write_step(record, groups, of_group, shown(plain, chosen, cfg.show))
         if last or (cfg.save_every and step % cfg.save_every == 0):
             run.save()
@@ -240,9 +240,8 @@ def update(run, groups, adv, clock):
     total = dict.fromkeys(("entropy", "gap", "gap_max", "outside", "tokens", "loss", "clipped", "dual_clipped", "trained"), 0.0)
     total["ratio_max"] = 1.0
 
-    def before(batch, counts, weight):
-        """old_logp of a micro-batch, and what is logged about it; weight: samples that each of these stands for."""
-        logp, entropy = run.policy(run.whole([s for s, _ in batch]), cfg.temperature)
+    def before(batch, counts, weight, logp, entropy):
+        """old_logp and sampler_logp of a micro-batch, logged on the way; weight: samples that each of these stands for."""
         sampler = torch.tensor([x for s, _ in batch for x in s.sampler_logp], device=logp.device)
         if counts:
             gap = (logp - sampler).abs()
@@ -253,19 +252,24 @@ def update(run, groups, adv, clock):
             total["gap_max"] = max(total["gap_max"], float(gap.max()) if len(gap) else 0.0)
         return logp, sampler
 
+    def look(batch):
+        return run.policy(run.whole([s for s, _ in batch]), cfg.temperature)
+
     with clock("old_logp"), torch.no_grad(), run.student.autocast():
-        old = [[before(batch, counts, 1) for batch, counts in batches] for batches in live]       # (N,) and (N,) a micro-batch
+        # (N,) and (N,) a micro-batch. None for the first minibatch: before any step, its logp is old_logp.
+        old = [[before(batch, counts, 1, *look(batch)) if k else None for batch, counts in live[k]] for k in range(len(live))]
         for batch, counts in seen:
-            before(batch, counts, len(flat) / max(1, len(looked)))
+            before(batch, counts, len(flat) / max(1, len(looked)), *look(batch))
 
     norms = []
     with clock("update"):
         for k, mini in enumerate(minibatches):
             n_tokens = max(1, sum(len(s.response_ids) for s, _ in mini))       # of the whole minibatch, on all ranks
             with descent(run, norms):
-                for (batch, counts), (old_logp, sampler) in zip(live[k], old[k]):
+                for (batch, counts), known in zip(live[k], old[k]):
                     with run.student.autocast():
-                        logp, _ = run.policy(run.whole([s for s, _ in batch]), cfg.temperature)
+                        logp, entropy = look(batch)
+                    old_logp, sampler = known or before(batch, counts, 1, logp.detach(), entropy)
                     a = torch.tensor([x for s, x in batch for _ in s.response_ids], device=logp.device, dtype=logp.dtype)
                     weight = tis_weight(old_logp, sampler, cfg.tis) if cfg.tis else None
                     loss, stats = policy_loss_sum(logp, old_logp, a, cfg.clip_low, cfg.clip_high, cfg.dual_clip, weight)
@@ -303,7 +307,7 @@ def distill(run, lessons, clock):
             total["trained"] += counts * len(each)
             world.alive()
     total = world.total(total)
-    return {"loss": total["loss"] / n_tokens, "grad_norm": norms[0], "trained": total["trained"]}
+    return {"loss": total["loss"] / n_tokens, "grad_norm": norms[0], "trained": total["trained"], "read": total["trained"]}
 
 
 @contextmanager
@@ -348,9 +352,10 @@ def mine(batches, world):
 
 # ---- held-out questions, and what is written for people --------------------------------------------------------------
 
-def families(results):
-    """{split: {family: [correct, questions]}} of a run.held_out() result."""
-    return {split: by_family(rows) for split, rows in results.items()}
+def measured(results):
+    """A run.held_out() result for the log: {split: {family: [correct, questions]}}, and each question's 0 or 1 in their order."""
+    return {"heldout": {split: by_family(rows) for split, rows in results.items()},
+            "heldout_right": {split: "".join(str(int(r)) for *_, r in rows) for split, rows in results.items()}}
 
 
 def shown(plain, chosen, k):

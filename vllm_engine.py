@@ -155,8 +155,8 @@ class VLLMEngine(Engine):
         if tuple(out.prompt_token_ids) != prompt.ids:
             found, pads = out.prompt_token_ids, (self.lm.image_id, self.lm.video_id)
             raise ValueError(f"{self.name}: vLLM expanded a prompt to {len(found)} ids ({sum(i in pads for i in found)} visual), "
-                             f"the trainer to {len(prompt.ids)} ({sum(i in pads for i in prompt.ids)} visual): it would not train "
-                             f"on what was sampled")
+                             f"the trainer to {len(prompt.ids)} ({sum(i in pads for i in prompt.ids)} visual): "
+                             f"it would not train on what was sampled")
         samples = []
         for response in sorted(out.outputs, key=lambda r: r.index):
             ids = tuple(response.token_ids)

@@ -4,6 +4,7 @@
 """
 import json
 import shutil
+import socket
 
 import pytest
 from PIL import Image
@@ -99,9 +100,31 @@ def test_resume_without_a_checkpoint(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("flags, word", [(("--n", "1"), "baseline"), (("--tau", "0"), "--tau"), (("--batch", "0"), "--batch"),
-                                         (("--temperature", "0"), "--temperature")])
+                                         (("--temperature", "0"), "--temperature"), (("--micro-tokens", "0"), "--micro-tokens"),
+                                         (("--timeout", "1"), "--timeout"), (("--micro-batch", "4"), "--micro-batch")])
 def test_numbers_out_of_range(capsys, flags, word):
     assert word in fails(capsys, *flags)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--method", "grpo", "--bcq"), ("--method grpo has no BCQ", "--method zppo")),
+    (("--method", "hint", "--ncq"), ("--method hint has no NCQ",)),
+    (("--method", "on-distill", "--iterations", "4"), ("one update per rollout step", "--iterations 4")),
+    (("--teacher-ranks", "1"), ("--teacher-ranks 1", "no student rank", "--teacher-ranks 0")),
+    (("--teacher-url", "http://127.0.0.1:9/v1", "--teacher", "tiny"), ("--teacher-url", "without --teacher")),
+    (("--teacher-url", "http://127.0.0.1:9/v1", "--timeout", "5"), ("http://127.0.0.1:9",)),
+    (("--student", "0.8b"), ("zppo-77k", "data.py build"))])
+def test_what_contradicts_itself_or_is_not_there(capsys, tmp_path, monkeypatch, flags, words):
+    """One line, no run folder, and no network but the one that was asked for."""
+    real = socket.socket.connect
+
+    def connect(self, address):
+        assert address[0] == "127.0.0.1", f"{address} was asked for a file"
+        return real(self, address)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.chdir(tmp_path)                              # no folder zppo-77k here
+    message = fails(capsys, *flags, "--device", "cpu", "--out", str(tmp_path / "out"))
+    assert all(w in message for w in words) and "\n" not in message and not (tmp_path / "out").exists()
 
 
 def test_prompt_longer_than_allowed(capsys, data, tmp_path):
@@ -111,13 +134,13 @@ def test_prompt_longer_than_allowed(capsys, data, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_saved(tmp_path, monkeypatch, data):
-    """The third write to the metrics fails as on a full disk: the two finished steps must be in a checkpoint."""
+    """The metrics of step 3 can't be written, as on a full disk: it and the steps before must be in a checkpoint."""
     import metrics
     real, calls = metrics._append, []
 
     def full(path, records):
         calls.append(path)
-        if len(calls) == 6:                            # step 0 writes once, each step twice
+        if len(calls) == 7:                            # metrics and samples of steps 0, 1, 2; the metrics of step 3
             raise OSError(28, "No space left on device", str(path))
         return real(path, records)
     monkeypatch.setattr(metrics, "_append", full)

@@ -59,7 +59,7 @@ def test_a_layer_agrees_with_itself(layer):
 
 
 def test_bfloat16_stays_far_below_the_tolerance(layer):
-    """Measured: 0.009; tokens over several of the layer's chunks of 64."""
+    """Measured: 0.012; tokens over several of the layer's chunks of 64."""
     error = kernels.disagreement(layer, CPU, CPU, 192, torch.bfloat16)
     assert 1e-4 < error < kernels.TOLERANCE / 2
 

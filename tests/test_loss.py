@@ -4,6 +4,8 @@
 """
 import math
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import train
 from config import flags
 from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
 from metrics import Clock
+from parallel import Policy, World
 from rollout import HFEngine
 
 # ---- advantages (Eqs. 2-3) ---------------------------------------------------------------------------------------------
@@ -207,8 +210,8 @@ def test_chunked_is_naive_in_value_and_gradient(chunk, banned, temperature):
 
 
 def test_never_more_than_a_chunk_of_logits(monkeypatch):
-    rows, mask = [], loss.mask_logits
-    monkeypatch.setattr(loss, "mask_logits", lambda logits, banned: rows.append(len(logits)) or mask(logits, banned))
+    rows, real = [], loss._chunk_logits
+    monkeypatch.setattr(loss, "_chunk_logits", lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest))
     hidden = torch.randn(10, 4, requires_grad=True)
     chunked_logp(hidden, torch.randn(6, 4), torch.arange(10) % 6, chunk=4)[0].sum().backward()
     assert rows[:3] == [4, 4, 2] and sorted(rows[3:]) == [2, 4, 4]          # forward, then each once more in the backward
@@ -238,7 +241,25 @@ def test_softmax_is_fp32_even_of_bf16():
     hidden, head = torch.randn(3, 8).bfloat16(), torch.randn(9, 8).bfloat16()
     logp, entropy = chunked_logp(hidden, head, torch.arange(3))
     naive = torch.log_softmax((hidden @ head.T).float(), -1)[torch.arange(3), torch.arange(3)]
-    assert logp.dtype == entropy.dtype == torch.float32 and torch.equal(logp, naive)
+    assert logp.dtype == entropy.dtype == torch.float32
+    assert float((logp - naive).abs().max()) < 1e-5                            # a softmax in bf16 would be off by 1e-2
+
+
+def test_written_out_gradient_is_autograds():
+    """In float64, against finite differences: banned ids, a temperature, chunks that do not divide, an unused entropy."""
+    hidden, head = torch.randn(5, 4).double().requires_grad_(), torch.randn(6, 4).double().requires_grad_()
+    tokens, weights, banned = torch.tensor([0, 5, 2, 2, 4]), torch.randn(5).double(), torch.tensor([1, 3])
+
+    def plain(h, w):
+        logits = (h @ w.T / 0.7).index_fill(-1, banned, -math.inf)
+        return torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
+    want = torch.autograd.grad((plain(hidden, head) * weights).sum(), (hidden, head))
+    for entropy in (True, False):
+        logp, _ = chunked_logp(hidden, head, tokens, banned, 0.7, chunk=2, entropy=entropy)
+        assert float((logp - plain(hidden, head)).detach().abs().max()) < 1e-5           # logp comes as float32
+        for a, b in zip(torch.autograd.grad((logp * weights).sum(), (hidden, head)), want):
+            assert float((a - b).abs().max()) < 1e-5
+    assert not chunked_logp(hidden, head, tokens)[1].requires_grad
 
 
 # ---- Jensen-Shannon divergence of the distillation baselines --------------------------------------------------------------
@@ -358,8 +379,14 @@ def test_jsd_of_nothing_keeps_the_graph():
 
 def gradient(lm, groups, adv, cfg):
     """The gradient that train.update leaves for one update (learning rate 0), by parameter name, and its numbers."""
-    numbers = train.update(lm, torch.optim.SGD(lm.net.parameters(), lr=0.0), groups, adv, random.Random(0), cfg, Clock())
+    numbers = train.update(bare_run(lm, torch.optim.SGD(lm.net.parameters(), lr=0.0), cfg), groups, adv, Clock())
     return {name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None}, numbers
+
+
+def bare_run(lm, optimizer, cfg):
+    """What update() needs of a run.Run."""
+    return SimpleNamespace(cfg=cfg, world=World(), rng=random.Random(0), student=lm, policy=Policy(lm), optimizer=optimizer,
+                           whole=lambda samples: samples)
 
 
 def closeness(a, b):
@@ -376,6 +403,9 @@ def step(questions, rollouts):
     cfg = flags(["--n", "2", "--iterations", "1", "--max-response", "40", "--grad-clip", "1e9"])
     qs = [questions["image"][0], questions["text"][1], questions["video"][2]]      # prompts of 14, 20 and 26 tokens
     groups = rollouts(HFEngine(lm), qs, [[1, 0], [1, 0], [0, 0]], cfg, seed=4)
+    cut = [[40, 31], [22, 36], [9, 28]]                        # a random model hardly ever ends by itself
+    groups = [replace(g, samples=tuple(replace(s, response_ids=s.response_ids[:k], sampler_logp=s.sampler_logp[:k])
+                                       for s, k in zip(g.samples, ks))) for g, ks in zip(groups, cut)]
     return lm, cfg, groups
 
 
@@ -386,9 +416,10 @@ def test_one_two_and_six_micro_batches_give_one_gradient(step):
     assert len({len(s.response_ids) for s in samples}) > 1                          # a mean of means would differ
     adv = [1.7, -0.9, 0.4, -1.3, 0.8, -2.1]
     grads = {}
-    for count, size in ((1, 6), (2, 3), (6, 1)):
-        assert len(train.micro_batches(list(zip(samples, adv)), size)) == count
-        grads[count], numbers = gradient(lm, groups, adv, type(cfg)(**vars(cfg) | {"micro_batch": size}))
+    longest = max(len(s.prompt.ids) + len(s.response_ids) for s in samples)
+    for count, budget in ((1, 6 * longest), (2, 4 * longest), (6, 1)):
+        assert len(train.micro_batches(list(zip(samples, adv)), budget)) == count
+        grads[count], numbers = gradient(lm, groups, adv, type(cfg)(**vars(cfg) | {"micro_tokens": budget}))
         assert numbers["trained"] == sum(len(s.response_ids) for s in samples)
     assert closeness(grads[2], grads[1]) < 2e-5 and closeness(grads[6], grads[1]) < 2e-5
 
@@ -439,7 +470,7 @@ def test_micro_batches_hold_every_row_once(step):
 def test_updates_use_every_token_once(step, few, rollouts):
     """I = 3 minibatches over 6 groups: trained tokens = tokens of the non-flat groups, whole groups stay together."""
     lm, _, _ = step
-    cfg = flags("--n 2 --iterations 3 --max-response 6 --micro-batch 2".split())
+    cfg = flags("--n 2 --iterations 3 --max-response 6 --micro-tokens 120".split())
     groups = rollouts(HFEngine(lm), few, [[1, 0]] * 4 + [[1, 1]] * 2, cfg)
     samples = [s for g in groups for s in g.samples]
     adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
@@ -454,6 +485,6 @@ def test_a_step_with_nothing_to_learn_is_legal(fresh_lm, few, rollouts, weights)
     groups = rollouts(HFEngine(fresh_lm), few[:2], [[0, 0], [1, 1]], cfg)
     before = weights(fresh_lm)
     optimizer = torch.optim.AdamW(fresh_lm.net.parameters(), lr=0.1, weight_decay=0.0)
-    numbers = train.update(fresh_lm, optimizer, groups, [0.0] * 4, random.Random(0), cfg, Clock())
+    numbers = train.update(bare_run(fresh_lm, optimizer, cfg), groups, [0.0] * 4, Clock())
     assert all(math.isfinite(v) for v in numbers.values()) and numbers["grad_norm"] == numbers["loss"] == numbers["trained"] == 0
     assert numbers["entropy"] > 0 and all(torch.equal(p, before[name]) for name, p in fresh_lm.net.named_parameters())

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the straight run, bit for bit; an interrupted one saves first.
+"""A run of one process that was killed and resumed is the straight run, bit for bit; an interrupted one saves first.
 
     python -m pytest tests/test_resume.py             # kill -9 in an update and in a checkpoint; Ctrl-C
     python -m pytest tests/test_resume.py -m slow     # kill -9 in a teacher write, in a log line, between rename and prune
@@ -7,23 +7,24 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+import checkpoint
 import tiny
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--steps", "4", "--save-every", "2", "--batch", "3", "--n", "4", "--aug", "0.5", "--show", "2"]
+CLOCKS = ("seconds", "peak_gb", "teacher_waited")         # what the machine decides
 
 # Runs train.main in a process that kills itself, -9, in the nth call of a function, some of them half way through a write.
 DIE = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 spot, nth, calls = sys.argv[2], int(sys.argv[3]), [0]
-import checkpoint, metrics, teacher, torch, train
+import checkpoint, metrics, run, teacher, torch, train
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 def arm(owner, name, act=lambda *a, **k: die()):
     real = getattr(owner, name)
@@ -31,6 +32,12 @@ def arm(owner, name, act=lambda *a, **k: die()):
         calls[0] += 1
         return act(*a, **k) if calls[0] == nth else real(*a, **k)
     setattr(owner, name, wrapped)
+def interrupt(owner, name):
+    real = getattr(owner, name)
+    def act(*a, **k):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*a, **k)
+    arm(owner, name, act)
 def half_put(self, records):
     records = list(records)
     lines = b"".join(teacher.json.dumps({"key": f"{self.teacher}/{k}", **r}).encode() + b"\\n" for k, r in records)
@@ -39,7 +46,9 @@ def half_line(path, records):
     with open(path, "a") as f: f.write('{"step": 3, "gro'); f.flush(); die()
 {"update": lambda: arm(torch.optim.AdamW, "step"), "checkpoint": lambda: arm(checkpoint, "_flush"),
  "rename": lambda: arm(checkpoint, "_flush_dir"), "teacher": lambda: arm(teacher.Cache, "put", half_put),
- "log": lambda: arm(metrics, "_append", half_line), "never": lambda: None}[spot]()
+ "log": lambda: arm(metrics, "_append", half_line),
+ "interrupted rollout": lambda: interrupt(run.Run, "sample"), "interrupted update": lambda: interrupt(torch.optim.AdamW, "step"),
+ "never": lambda: None}[spot]()
 sys.exit(train.main(sys.argv[4:]))
 """
 
@@ -71,7 +80,7 @@ def straight(tmp_path_factory, heldout):
 def lines(path):
     """The records of a JSONL without what a clock or the machine decides."""
     out = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("seconds", "peak_gb")} for r in out]
+    return [{k: v for k, v in r.items() if k not in CLOCKS} for r in out]
 
 
 def assert_same(a, b):
@@ -82,7 +91,7 @@ def assert_same(a, b):
     assert lines(a / "samples.jsonl") == lines(b / "samples.jsonl")
     state = [json.loads((f / "checkpoints/step-000004/state.json").read_text()) for f in (a, b)]
     for s in state:
-        s["record"] = {k: v for k, v in s["record"].items() if k not in ("seconds", "peak_gb")}
+        s["record"] = {k: v for k, v in s["record"].items() if k not in CLOCKS}
         s.pop("teacher_cache")           # byte ranges: the resumed run's file also holds what the dead one wrote
     assert state[0] == state[1]
 
@@ -109,17 +118,15 @@ def test_killed_and_resumed_is_straight(straight, heldout, tmp_path, spot, nth):
     assert_same(straight, folder)
 
 
-def test_ctrl_c_saves_first(straight, heldout, tmp_path):
+# sample() is called five times a step, once a kind: call 6 is the plain rollouts of step 2; call 6 of AdamW is in its update
+@pytest.mark.parametrize("spot, nth, saved", [("interrupted rollout", 6, 1), pytest.param("interrupted update", 6, 2, marks=pytest.mark.slow)])
+def test_ctrl_c_saves_first(straight, heldout, tmp_path, spot, nth, saved):
+    """Rollouts are left at once, and the step before is saved; an update under way is finished, and its step saved."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", DIE, str(ROOT), "never", "0", "--out", str(folder), *FLAGS, *heldout]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):       # step 1 is done
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=120)[0]
-    assert process.returncode == 130 and "--resume" in out and "Traceback" not in out, out
+    out = run(folder, spot, nth, *heldout, check=130).stdout
+    assert f"stopped after step {saved}, all saved" in out and "--resume" in out and "Traceback" not in out
+    assert [p.name for p in checkpoint.complete(folder / "checkpoints")][-1] == f"step-{saved:06d}"
+    assert len(lines(folder / "metrics.jsonl")) == 1 + saved
     run(folder, "never", 0, "--resume", *heldout, check=0)
     assert_same(straight, folder)
 

@@ -272,7 +272,7 @@ def test_the_inverse_of_the_distribution():
     assert set(token.tolist()) == {2, 3} and torch.allclose(logp.exp(), torch.where(token == 2, 36 / 45, 9 / 45))
 
 
-# ---- the queue -------------------------------------------------------------------------------------------------------------------
+# ---- the queue ---------------------------------------------------------------------------------------------------------
 
 def test_submit_and_step(lm, prompts):
     """Groups come back under their keys, settings may differ, and the same seeds give what sample() gives."""
@@ -288,7 +288,7 @@ def test_submit_and_step(lm, prompts):
         assert 1 <= len(out) <= 6
         got |= dict(out)
         steps += 1
-    assert steps == 4 and engine.step() == []                                        # 3 + 3 + 2 prompts of 2 samples, then the other
+    assert steps == 4 and engine.step() == []                            # 3 + 3 + 2 prompts of 2 samples, then the other
     assert responses([got["q", i] for i in range(len(prompts))]) == responses(want)
     assert responses([got["greedy"]]) == responses(engine.sample(prompts[:1], 1, 3, 0, temperature=0))
     assert engine.tokens == sum(len(r) for r in responses(got.values())) + len(got["greedy"][0].response_ids)
@@ -315,10 +315,10 @@ def test_done_and_stop(lm, prompts):
     assert len(asked) == 3 and not engine.busy
     with pytest.raises(ValueError, match="context"):
         engine.sample([*prompts, prompts[0]], 2, 10_000, seed=0)
-    assert not engine.busy and engine.sample(prompts[:1], 1, 4, seed=0)              # what was submitted before the error is forgotten
+    assert not engine.busy and engine.sample(prompts[:1], 1, 4, seed=0)     # what was submitted before is forgotten
 
 
-# ---- a copy of the model ----------------------------------------------------------------------------------------------------------
+# ---- a copy of the model -----------------------------------------------------------------------------------------------
 
 def test_a_copy_takes_the_trainers_weights(fresh_lm, prompts, cfg):
     copy = HFEngine(tiny.new_model(1))
@@ -344,7 +344,7 @@ def test_weights_that_do_not_fit(lm, prompts):
         copy.sync_weights((k, v) for k, v in named.items() if k != last)
 
 
-# ---- opening one ------------------------------------------------------------------------------------------------------------------
+# ---- opening one -------------------------------------------------------------------------------------------------------
 
 def test_open_engine(lm, monkeypatch):
     for kind in ("", "hf"):

@@ -1,6 +1,6 @@
 """The real vLLM engine, on a CPU, against the trainer: what it samples, with which log-probs, under which weights.
 
-    .ci/vllm-cpu VENV && VENV/bin/python -m pytest tests/test_vllm.py -n 0
+    .ci/vllm-cpu VENV && VENV/bin/python -m pytest tests/test_vllm.py -n 0 -m vllm
 
 One engine for all tests (a start takes 10 to 30 s); skipped where vLLM is not installed. Its model is a random one with a
 padded vocabulary, saved and loaded as a folder. bf16 on both sides: the bounds are some times what was measured.
