@@ -150,7 +150,7 @@ def flags(argv):
     if cfg.teacher_url and (cfg.teacher or cfg.method in DISTILL or cfg.teacher_ranks > 0):
         raise ValueError("--teacher-url is the teacher: give it without --teacher, --teacher-ranks and distillation, which reads "
                          "the teacher's weights")
-    if not cfg.teacher and not cfg.teacher_url and cfg.student not in STUDENTS and needs_teacher(cfg):
+    if not cfg.teacher and not cfg.teacher_url and cfg.student not in STUDENTS and (needs_teacher(cfg) or cfg.method in DISTILL):
         raise ValueError(f"--student {cfg.student} needs a --teacher (or --method grpo); the tiny one knows only digits")
     if cfg.teacher_url or not needs_teacher(cfg):
         cfg.teacher_ranks = 0                                 # no process has to be one
@@ -164,6 +164,8 @@ def flags(argv):
         torch.set_num_threads(cfg.threads)
     cfg.student_path = str(STUDENTS.get(cfg.student, cfg.student))
     cfg.teacher_path = str(TEACHERS.get(cfg.teacher, cfg.teacher))
+    if cfg.method in DISTILL:
+        cfg.teacher_path = cfg.teacher_path.removesuffix("-FP8")       # its forward is sharded and multiplied in bfloat16
     return cfg
 
 
@@ -183,8 +185,8 @@ def choose_method(cfg, given):
 
 
 def needs_teacher(cfg):
-    """Whether this run reads the teacher at all; free-form questions need it as their judge, too (run.py)."""
-    return bool(cfg.teacher_url or cfg.teacher_given) or cfg.method != "grpo" and (cfg.method != "zppo" or cfg.bcq or cfg.ncq)
+    """Whether this run asks the teacher anything. (A teacher that was named may also judge free-form answers for GRPO.)"""
+    return bool(cfg.teacher_url or cfg.teacher_given) or cfg.method not in ("grpo", "on-distill") and (cfg.method != "zppo" or cfg.bcq or cfg.ncq)
 
 
 def run_name(cfg):

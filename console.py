@@ -10,7 +10,7 @@ import torch
 import kernels
 import plot
 import report
-from config import DISTILL, share
+from config import DISTILL, needs_teacher, share
 from eval import by_family
 
 
@@ -47,8 +47,8 @@ class StopSignal:
         os.write(2, b"\nsaving the last finished step, then leaving; once more stops at once\n")
 
 
-def run_table(cfg, who, student, source, questions, out, attend):
-    """What this run will be, before it starts. source: the teacher's engine, or None."""
+def run_table(cfg, who, student, questions, out, attend):
+    """What this run will be, before it starts."""
     new = cfg.batch * cfg.iterations
     aids = [name for name in ("bcq", "ncq") if getattr(cfg, name)] or [cfg.method] * (cfg.method in ("hint", "prefix"))
     parts = ["buffer"] * cfg.buffer + aids + ["compress"] * (cfg.compress and "bcq" in aids + ["bcq"] * ("ncq" in aids))
@@ -62,7 +62,7 @@ def run_table(cfg, who, student, source, questions, out, attend):
     threads = f", {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1) if student.device.type == "cpu" else ""
     many = who.students + who.teachers > 1
     rows = [("student", f"{cfg.student}, {student.n_params() / 1e6:.2f} M parameters" + f", on {who.students} ranks" * many),
-            ("teacher", teacher_row(cfg, who, source)),
+            ("teacher", teacher_row(cfg, who)),
             ("data", f"{cfg.data}, {len(questions)} questions" + ", each several times a step" * (new > len(questions))),
             ("method", what),
             ("a step", f"{prompts} prompts, {cfg.n} samples each, {cfg.iterations} update" + "s" * (cfg.iterations > 1)),
@@ -75,14 +75,14 @@ def run_table(cfg, who, student, source, questions, out, attend):
     return "\n".join(f"{name:10s}{text}" for name, text in rows)
 
 
-def teacher_row(cfg, who, source):
+def teacher_row(cfg, who):
     """Who the teacher is, and where."""
     if cfg.method in DISTILL:
         return f"{cfg.teacher}, frozen, its weights sharded with the student's"
-    if source is None:
+    if not needs_teacher(cfg):
         return "none"
     if cfg.teacher_url:
-        return f"{source.name}, a server"
+        return f"the server at {cfg.teacher_url}"
     if who.teachers:
         return f"{cfg.teacher}, frozen, on {who.teachers} rank" + "s" * (who.teachers > 1)
     return f"{cfg.teacher}, frozen, in this process"

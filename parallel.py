@@ -181,11 +181,17 @@ def connect(cfg, who):
     if who.students > 1:
         # vLLM in this process asks these variables who it is; to it, the students are all there is
         os.environ.update(RANK=str(who.rank), WORLD_SIZE=str(who.students))
-        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("students", world.store), rank=who.rank,
-                                world_size=who.students, timeout=timedelta(seconds=cfg.timeout))
+        join(world, dist.PrefixStore("students", world.store))
         watch(world)
+    elif device.startswith("cuda"):
+        join(world, dist.HashStore())           # a world of one, for FSDP's mixed precision; before vLLM would make its own
     return world
+
+
+def join(world, store):
+    """Join torch.distributed: gloo for what is on the CPU, NCCL for what is on GPUs."""
+    dist.init_process_group("cpu:gloo,cuda:nccl" if world.device.startswith("cuda") else "gloo", store=store, rank=world.rank,
+                            world_size=world.size, timeout=timedelta(seconds=world.timeout))
 
 
 def watch(world):
@@ -263,9 +269,8 @@ def policy_of(lm, world, teacher=None, shard=None, checkpointing=False):
         lm.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if not shard:
         return policy
-    if not dist.is_initialized():                                # one GPU: a world of one, for the mixed precision alone
-        dist.init_process_group("cpu:gloo,cuda:nccl" if world.device.startswith("cuda") else "gloo",
-                                store=dist.HashStore(), rank=0, world_size=1)
+    if not dist.is_initialized():
+        join(world, dist.HashStore())
     mesh = dist.init_device_mesh(world.device.partition(":")[0], (world.size,))
     precision = MixedPrecisionPolicy(param_dtype=lm.compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     if teacher:

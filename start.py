@@ -48,12 +48,14 @@ def open_all(cfg, who):
         if not same_ids(student, distiller):
             raise ValueError(f"--method {cfg.method} compares distributions token by token, and {cfg.student} and {cfg.teacher} have "
                              f"different tokenizers; use a teacher of the student's family")
-    source = teacher_source(cfg, who, world, distiller) if world.rank == 0 and needs_teacher(cfg) else None
-    world.first_only(lambda: print(run_table(cfg, who, student, source, questions, out, attend), flush=True))
-    sizes = {"student_params": student.n_params(), "teacher_params": model.count_params(cfg.teacher_path) if source or distiller else 0}
-    world.first(lambda: make_folder(out, cfg, **sizes))
+    world.first_only(lambda: print(run_table(cfg, who, student, questions, out, attend), flush=True))
     torch.manual_seed(cfg.seed)
-    engine = student_engine(cfg, world, student, start)
+    engine = student_engine(cfg, world, student, start)       # vLLM's first engine is made by all student ranks together
+    engine.sleep()                                            # makes room for a teacher in this process
+    source = world.first_only(lambda: teacher_source(cfg, who, world, distiller) if needs_teacher(cfg) else None)
+    known = not cfg.teacher_url and (needs_teacher(cfg) or distiller)
+    sizes = {"student_params": student.n_params(), "teacher_params": model.count_params(cfg.teacher_path) if known else 0}
+    world.first(lambda: make_folder(out, cfg, **sizes))       # only now: what fails above leaves nothing behind
     teacher = world.first_only(lambda: open_teacher(cfg, source, out))
     run = Run(cfg, world, student, engine, teacher, questions, out, distiller)
     connect_notes(cfg, world, run)
@@ -99,7 +101,8 @@ def teacher_source(cfg, who, world, distiller):
             if "error" in f:
                 raise ValueError(f["error"])
         return Pool([f["address"] for f in found], key, model.text_side(cfg.teacher_path), cfg.timeout)
-    return teacher_engine(cfg, world.device, distiller, 0.9 - cfg.vllm_memory)
+    alone = world.size == 1 and world.device == "cpu"          # elsewhere the distiller's weights will be shards
+    return teacher_engine(cfg, world.device, distiller if alone else None, 0.9 - cfg.vllm_memory)
 
 
 def teacher_engine(cfg, device, lm=None, memory=0.9):

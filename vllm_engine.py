@@ -65,6 +65,10 @@ class VLLMEngine(Engine):
         with _own_randomness():
             self.llm = LLM(self.name, **settings | options)
         self.engine = self.llm.llm_engine
+        if sleep:
+            # vLLM's own end takes torch.distributed down for the whole process, trainer and other engines included: an engine
+            # that shares a process with a trainer ends with it
+            self.engine.engine_core._finalizer.detach()
         banned = lm.banned.tolist()
         self.llm.apply_model(lambda net: _ban(net, banned))
 

@@ -10,8 +10,8 @@ from config import DISTILL, KNOBS, METHODS, RANGES, flags, run_name
 # Table 8 once more, from the paper; the test below says that a student by name gets exactly these.
 PAPER = {"batch": 96, "iterations": 4, "n": 8, "teacher_n": 4, "temperature": 1.0, "top_p": 1.0, "max_prompt": 4096,
          "max_response": 12288, "max_summary": 512, "replay": 0.25, "aug": 0.25, "tau": 0.5, "capacity": 10_000, "lr": 1e-6,
-         "beta1": 0.9, "beta2": 0.999, "adam_eps": 1e-8, "weight_decay": 0.1, "grad_clip": 1.0, "clip_low": 0.2, "clip_high": 0.28,
-         "dual_clip": 10.0, "steps": 200}
+         "beta1": 0.9, "beta2": 0.999, "adam_eps": 1e-8, "weight_decay": 0.1, "grad_clip": 1.0, "clip_low": 0.2,
+         "clip_high": 0.28, "dual_clip": 10.0, "steps": 200}
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def test_the_tiny_student_has_its_own_column():
     assert (cfg.student, cfg.teacher, cfg.data) == ("tiny", "tiny", "tiny") and cfg.student_path.endswith("assets/student")
     assert {k: getattr(cfg, k) for k in KNOBS} == {k: small for k, (_, small, _) in KNOBS.items()}
     assert flags(["--lr", "1e-6", "--n", "4"]).lr == 1e-6 and flags(["--n", "4"]).n == 4            # given ones win
+    assert flags(["--rollouts", "4"]).n == 4                                                 # torchrun takes --n for its own
 
 
 def test_a_student_of_ones_own():
@@ -84,15 +85,20 @@ def test_distillation_is_one_update_a_step(corpus, method):
     """With the same new prompts a step as the other methods: batch * iterations of them."""
     message = wrong("--method", method, "--iterations", 4)
     assert "one update per rollout step" in message and "--iterations 4" in message
-    for argv, batch in (([], 32), (["--batch", "5"], 20), (["--batch", "5", "--iterations", "1"], 5), (["--student", "0.8b"], 384)):
+    for argv, batch in (([], 32), (["--batch", "5"], 20), (["--batch", "5", "--iterations", "1"], 5),
+                        (["--student", "0.8b"], 384)):
         cfg = flags(["--method", method, *argv])
         assert (cfg.batch, cfg.iterations) == (batch, 1), argv
+    assert cfg.teacher_path == "Qwen/Qwen3.5-27B"                    # its forward is sharded and multiplied in bfloat16: no FP8
+    assert "needs a --teacher" in wrong("--student", "./my-model", "--method", method)
 
 
-@pytest.mark.parametrize("argv", [("--teacher", "tiny"), ("--teacher-ranks", 1), ("--method", "off-distill"), ("--method", "on-distill")])
+@pytest.mark.parametrize("argv", [("--teacher", "tiny"), ("--teacher-ranks", 1), ("--method", "off-distill"),
+                                  ("--method", "on-distill")])
 def test_a_server_is_the_only_teacher(argv):
     message = wrong("--teacher-url", "http://localhost:1", *argv)
-    assert "--teacher-url is the teacher" in message and all(w in message for w in ("--teacher,", "--teacher-ranks", "distillation"))
+    assert "--teacher-url is the teacher" in message
+    assert all(w in message for w in ("--teacher,", "--teacher-ranks", "distillation"))
     assert flags(["--teacher-url", "http://localhost:1", "--method", "hint"]).teacher_ranks == 0
 
 
@@ -105,10 +111,11 @@ def test_names(argv, name):
     assert run_name(flags(list(argv))) == name
 
 
-@pytest.mark.parametrize("method, teacher", [("zppo", True), ("grpo", False), ("hint", True), ("prefix", True), ("off-distill", True),
-                                             ("on-distill", True)])
+@pytest.mark.parametrize("method, teacher", [("zppo", True), ("grpo", False), ("hint", True), ("prefix", True),
+                                             ("off-distill", True), ("on-distill", False)])
 def test_who_needs_a_teacher_rank(method, teacher):
-    """GRPO frees the processes that would have been teachers, unless a teacher was asked for: as a judge."""
+    """GRPO frees the processes that would have been teachers, and on-policy distillation, which reads the teacher's weights in the
+    students' processes; unless a teacher was asked for by name: a judge."""
     assert flags(["--method", method]).teacher_ranks == (-1 if teacher else 0)
     assert flags(["--method", method, "--teacher", "tiny", "--teacher-ranks", "1"]).teacher_ranks == 1
 

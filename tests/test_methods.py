@@ -7,7 +7,6 @@ First with scripted engines, where all that a step holds can be written down by 
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 from test_train import N, World, buffers, names, of, second_reading, signals  # noqa: F401
 
 import model
-import reformulate
 import start
 import tiny
 import train
@@ -134,8 +132,8 @@ def test_a_hint_stands_in_its_tags_after_the_question(play):
     assert record["hint"]["groups"] == 4 and record["hint"]["correct"] == 4 and record["bcq"]["groups"] == 0
 
 
-@pytest.mark.parametrize("text", ["<hint>It is 100, or 101, or 102, or 103.</hint>", "<hint>Write \\boxed{7}.</hint>", "<hint>open",
-                                  "no tags", "<hint> </hint>", ""])
+@pytest.mark.parametrize("text", ["<hint>It is 100, or 101, or 102, or 103.</hint>", "<hint>Write \\boxed{7}.</hint>",
+                                  "<hint>open", "no tags", "<hint> </hint>", ""])
 def test_a_hint_that_gives_the_answer_away_is_not_used(play, text):
     """Nor one with a box, without closed tags, or empty; the others of the step are."""
     world = play(four_hard, "--method", "hint", "--batch", 8, "--aug", 0.5, steps=1,
@@ -185,7 +183,8 @@ def test_a_box_that_begins_in_the_prefix(play):
     world = play(four_hard, "--method", "prefix", "--batch", 8, "--aug", 0.125, steps=1,
                  says=lambda name, k: f"{name} \\boxed{{{world_gold(name)}}} says it", continues=lambda name, i: f"{i}}}")
     g, = of(world.steps[0], "prefix")
-    assert [s.text for s in g.samples] == [f"q00 \\boxed{{10{i}}}" for i in range(8)] and [s.reward for s in g.samples] == [1] + [0] * 7
+    assert [s.text for s in g.samples] == [f"q00 \\boxed{{10{i}}}" for i in range(8)]
+    assert [s.reward for s in g.samples] == [1] + [0] * 7
 
 
 def world_gold(name):
@@ -203,7 +202,7 @@ def test_the_share_is_rounded_down_to_at_least_one(make_run, cfg, questions, n):
 
 def test_only_continuations_are_trained_on(cfg, fresh_lm, make_run, questions):
     """The gradient of an update on real continuations of a forced prefix, against plain forwards of the whole string, one a row,
-    through the model's own forward, whose loss covers the continuation only; and it differs from one that covers the prefix too."""
+    through the model's own forward, whose loss covers the continuation only; one that covers the prefix too is another."""
     lm, c = fresh_lm, cfg("--method", "prefix", "--n", 3, "--max-response", 9, "--iterations", 1, "--grad-clip", 1e9, "--lr", 0)
     some = [questions["image"][0], questions["text"][0]]
     run = make_run(c, questions=some, student=lm)
@@ -238,7 +237,7 @@ def test_only_continuations_are_trained_on(cfg, fresh_lm, make_run, questions):
     assert largest > 1e-3 and off[0] < 1e-4 and off[1] > 0.05, off
 
 
-# ---- distillation: what is trained on --------------------------------------------------------------------------------------------
+# ---- distillation: what is trained on ------------------------------------------------------------------------------------------
 
 def takes(name, k):
     """A teacher whose first and third of four draws are right, each draw with its number in it."""
@@ -274,9 +273,9 @@ def test_off_policy_lessons_are_fresh_correct_teacher_responses(play, fresh_lm):
 @pytest.mark.parametrize("method", DISTILL)
 def test_rollouts_still_feed_buffer_and_metrics(play, method):
     world = play(lambda name, kind, visit: int(name[1:]) + visit, "--method", method, "--batch", 4, "--replay", 1,
-                 questions=8, steps=4, distiller=tiny.new_model(1))
+                 questions=6, steps=3, distiller=tiny.new_model(1))
     assert buffers(world) == second_reading(world) and any(g.origin == "replay" for s in world.steps for g in s["groups"])
-    assert world.updates == 4                                                                # one a rollout step
+    assert world.updates == 3                                                                # one a rollout step
     for record, step in zip(world.records(), world.steps):
         new = of(step, "plain", origin="new")
         assert record["groups"]["new"]["correct"] == sum(s.reward for g in new for s in g.samples) and len(new) == 4
@@ -302,7 +301,7 @@ def test_nothing_solved_is_a_legal_step(play, weights):
     assert all(torch.equal(w, v) for w, v in zip(weights(world.run.student).values(), weights(tiny.new_model(0)).values()))
 
 
-# ---- distillation: real updates ---------------------------------------------------------------------------------------------------
+# ---- distillation: real updates ------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -322,8 +321,8 @@ def opened(folder, tmp_path):
     runs = []
 
     def make(*argv):
-        run, _ = start.open_all(flags(["--data", folder, "--out", str(tmp_path / f"o{len(runs)}"), "--device", "cpu", *map(str, argv)]),
-                                Roles())
+        out = str(tmp_path / f"o{len(runs)}")
+        run, _ = start.open_all(flags(["--data", folder, "--out", out, "--device", "cpu", *map(str, argv)]), Roles())
         runs.append(run)
         return run
     yield make
@@ -345,7 +344,7 @@ def test_the_student_comes_nearer_to_the_teacher(opened, weights, method):
     assert len(lessons) == 12 if method == "on-distill" else 12 < len(lessons) <= 24 and all(s.reward for s in lessons)
     teacher, student = weights(run.policy.frozen.lm), weights(run.student)
     seen = [divergence(run, lessons)]
-    for _ in range(6):
+    for _ in range(4):
         numbers = train.distill(run, lessons, Clock())
         assert numbers["loss"] == pytest.approx(seen[-1], rel=1e-4)                         # logged before the update it makes
         seen.append(divergence(run, lessons))
@@ -378,15 +377,15 @@ def test_different_tokenizers_are_refused_at_the_start(folder, tmp_path, method)
     assert "\n" not in str(e.value) and "other" in str(e.value) and method in str(e.value) and not (tmp_path / "out").exists()
 
 
-# ---- whole runs --------------------------------------------------------------------------------------------------------------------
+# ---- whole runs ----------------------------------------------------------------------------------------------------------------
 
 def whole_run(monkeypatch, folder, out, *argv):
     """python train.py, but for its figures; hot and with tau 1, so that the sure student has groups of right and wrong ones.
     Returns (records, sample groups, final weights)."""
     monkeypatch.setattr(train, "summary", lambda *a, **k: "")
     monkeypatch.setattr(train, "shown", lambda plain, *rest: {g.question.id for g in plain})
-    assert train.main(["--data", folder, "--out", str(out), "--steps", "2", "--batch", "3", "--n", "4", "--aug", "1", "--tau", "1",
-                       "--temperature", "1.7", "--lr", "1e-3", "--device", "cpu", "--save-every", "0", *argv]) == 0
+    assert train.main(["--data", folder, "--out", str(out), "--steps", "2", "--batch", "3", "--n", "4", "--aug", "1",
+                       "--tau", "1", "--temperature", "1.7", "--lr", "1e-3", "--device", "cpu", "--save-every", "0", *argv]) == 0
     read = [[json.loads(line) for line in (out / name).read_text().splitlines()] for name in ("metrics.jsonl", "samples.jsonl")]
     return *read, load_file(out / "final/model.safetensors")
 
@@ -425,4 +424,5 @@ def test_a_whole_run(monkeypatch, folder, tmp_path, method):
             assert f"<hint>\n{g['right'][0]}\n</hint>" in g["prompt"] and g["answer"] not in g["right"][0]
         elif g["kind"] == "prefix":
             head = g["right"][0]
-            assert g["prompt"] == plain[g["step"], g["question_id"]] + head and all(r["text"].startswith(head) for r in g["responses"])
+            assert g["prompt"] == plain[g["step"], g["question_id"]] + head
+            assert all(r["text"].startswith(head) for r in g["responses"])
