@@ -48,7 +48,7 @@ KNOBS = {
     "capacity":      (10_000, 10_000, "questions in the replay buffer, first in first out"),
     "lr":            (1e-6, 2e-4, "AdamW, constant, no warm-up"),
     "beta1":         (0.9, 0.9, "AdamW"),
-    "beta2":         (0.999, 0.95, "AdamW; tiny: 180 updates are too few for 0.999"),
+    "beta2":         (0.999, 0.999, "AdamW"),
     "adam_eps":      (1e-8, 1e-8, "AdamW"),
     "weight_decay":  (0.1, 0.0, "AdamW"),
     "grad_clip":     (1.0, 1.0, "largest global gradient norm"),

@@ -78,10 +78,10 @@ class Teacher:
         self.reset()
 
     def reset(self):
-        """Counters at zero, for the log of a step: `waited` seconds, `asked` by kind, `judged` by outcome."""
+        """Counters at zero, for the log of a step: `waited` seconds, `asked` by kind, `judged`: responses shown to the judge, asked about anew, ..."""
         self.waited = 0.0
         self.asked = {kind: {"requests": 0, "tokens": 0} for kind in ("answer", "summary", "hint", "judge")}
-        self.judged = {"asked": 0, "cached": 0, "correct": 0, "malformed": 0}
+        self.judged = {"shown": 0, "asked": 0, "correct": 0, "malformed": 0}
 
     def encode(self, text, images=(), video=(), thinking=True):
         """engine.encode, from any thread."""
@@ -186,11 +186,10 @@ class Teacher:
         asked about. A reply that is not exactly the JSON that was asked for counts as wrong.
         """
         texts = [judge.compare(*item) for item in items]
-        before = self.judged["asked"]
         replies = self._written("judge", texts, self.judging)
         scores = [judge.parse("shared", raw) if text else [0.0] for text, raw in zip(texts, replies)]
         with self.lock:
-            self.judged["cached"] += sum(map(bool, texts)) - (self.judged["asked"] - before)
+            self.judged["shown"] += sum(map(bool, texts))
             self.judged["malformed"] += scores.count(None)
             self.judged["correct"] += scores.count([1.0])
         return [s == [1.0] for s in scores]

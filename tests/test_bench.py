@@ -63,7 +63,7 @@ def test_layers_shrinks_a_preset_from_its_top():
     assert bench.text_config("9b", layers=4).layer_types == ["linear_attention"] * 3 + ["full_attention"]
 
 
-def test_rewards_have_spread_in_every_group_or_in_all_but_every_flat_th():
+def test_rewards_have_spread_in_every_group_or_in_only_every_flat_th():
     rows = bench.rewards(["x"] * 8, [("1",)] * 2, n=4)
     assert rows == [0.0, 1.0] * 4
     assert bench.rewards(["x"] * 8, [("1",)] * 2, n=4, flat=2) == [1.0] * 4 + [0.0, 1.0] * 2
@@ -81,7 +81,7 @@ def test_smallest_run(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "not asked for: trl" in out and "chunked / full" in out
     rows = json.loads((tmp_path / "bench.json").read_text())["shapes"][0]["rows"]
-    assert {r["who"] for r in rows} == {"ours", "ours, half flat", "transformers"}
+    assert {r["who"] for r in rows} == {"ours", "ours, 50 % flat", "ours, 80 % flat", "transformers"}
     assert {r["phase"] for r in rows} == {"rollout", "old_logp", "update", "step"}
     assert all(r["seconds"] > 0 and r["of_ours"] > 0 for r in rows)
     assert "| phase | who |" in (tmp_path / "bench.md").read_text()

@@ -114,8 +114,8 @@ def test_names(argv, name):
 @pytest.mark.parametrize("method, teacher", [("zppo", True), ("grpo", False), ("hint", True), ("prefix", True),
                                              ("off-distill", True), ("on-distill", False)])
 def test_who_needs_a_teacher_rank(method, teacher):
-    """GRPO frees the processes that would have been teachers, and on-policy distillation, which reads the teacher's weights in the
-    students' processes; unless a teacher was asked for by name: a judge."""
+    """GRPO frees the processes that would have been teachers, and on-policy distillation, which reads the teacher's weights in
+    the students' processes; unless a teacher was asked for by name: a judge."""
     assert flags(["--method", method]).teacher_ranks == (-1 if teacher else 0)
     assert flags(["--method", method, "--teacher", "tiny", "--teacher-ranks", "1"]).teacher_ranks == 1
 

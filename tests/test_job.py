@@ -141,8 +141,8 @@ def flat(value, where=""):
     return [(where, value)]
 
 
-# What a step asks ahead of what it needs: the teacher's tokens, and what of it counts as cached when it is wanted.
-AHEAD = re.compile("/tokens/teacher$|/judged/cached$")
+# What a step asks ahead of what it needs: the teacher's tokens, and what it is asked about anew.
+AHEAD = re.compile("/tokens/teacher$|/judged/asked$")
 
 
 def assert_same_records(a, b):

@@ -407,14 +407,14 @@ def test_the_judge_in_training(make, lm, roomy):
     items = [("Which colour?", (), f"secret</think>it is {c}", ("crimson", "scarlet")) for c in said]
     items += [("Which?", ("crimson", "blue"), "still thinking, it is red", "A", True), ("Which?", (), "hm</think> ", "x")]
     assert teacher.verdicts(items) == [True, False, False, False, False, False]
-    assert teacher.judged == {"asked": 4, "cached": 0, "correct": 1, "malformed": 2}
+    assert teacher.judged == {"shown": 4, "asked": 4, "correct": 1, "malformed": 2}
     [call] = teacher.engine.calls
     assert (call["n"], call["max_new_tokens"], call["temperature"], call["top_p"]) == (1, 512, 0.0, 1.0)
     text = lm.tokenizer.decode(call["prompts"][0].ids)
     assert "Gold answer: crimson or scarlet" in text and "secret" not in text and text.endswith("<think>\n\n</think>\n\n")
     teacher.reset()
     assert teacher.verdicts(items[:2] + items[:1]) == [True, False, True] and len(teacher.engine.calls) == 1
-    assert teacher.judged == {"asked": 0, "cached": 3, "correct": 2, "malformed": 0}
+    assert teacher.judged == {"shown": 3, "asked": 0, "correct": 2, "malformed": 0}
     assert json.loads(teacher.cache.path.read_text().splitlines()[2])["text"].startswith("Sure")       # every reply is kept
 
 
