@@ -51,7 +51,7 @@ def disagreement(layer, device, reference_device, tokens, dtype):
     found = []
     for where, kind in ((device, dtype), (reference_device, torch.float32)):
         twin = copy.deepcopy(layer).to(where, kind)
-        inputs = x.to(where, kind).requires_grad_()
+        inputs = x.to(where, kind, copy=True).requires_grad_()
         out = twin(inputs)
         out.float().square().sum().backward()
         found.append((out.detach().float().cpu(), inputs.grad.float().cpu()))

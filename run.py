@@ -21,6 +21,7 @@ from chat import CLOSER, control_strings, encode
 from config import comparable, share
 from data import decode, fetch
 from eval import evaluate
+from hf_engine import HFEngine
 from metrics import Clock, Log
 from parallel import named_weights, policy_of
 from reformulate import clean
@@ -40,7 +41,7 @@ class Run:
         self.cfg, self.world, self.student, self.out = cfg, world, student, out
         self.engine, self.teacher = engine, teacher
         self.questions, self.skipped = questions, 0
-        self.own = engine.lm is student and engine.lm.net is student.net and not world.size > 1
+        self.own = isinstance(engine, HFEngine) and engine.lm.net is student.net           # it samples from the trained weights
         self.policy = policy_of(student, world, distiller, checkpointing=cfg.checkpointing)
         self.optimizer = torch.optim.AdamW(student.net.parameters(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2),
                                            eps=cfg.adam_eps, weight_decay=cfg.weight_decay)

@@ -59,7 +59,9 @@ class VLLMEngine(Engine):
             "generation_config": "vllm", "logprobs_mode": "processed_logprobs", "gpu_memory_utilization": memory,
             "enable_sleep_mode": self.can_sleep, "distributed_executor_backend": OnThisDevice}
         if not gpu:
-            settings |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE}
+            # no prompt in two parts: after the first, vLLM sets a seeded generator back in a way that only a GPU's can be
+            settings |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE, "enable_chunked_prefill": False,
+                         "max_num_batched_tokens": max(8192, self.max_len)}
         if lm.image_processor is not None:                  # frames come resized, see _vision
             settings["mm_processor_kwargs"] = {"videos_kwargs": {"do_resize": False}}
         with _own_randomness():
@@ -115,7 +117,7 @@ class VLLMEngine(Engine):
     def sync_weights(self, named):
         """Engine.sync_weights; a sleeping engine is awake afterwards. Old weights, new weights and KV cache never exist at once:
         memory for the weights comes back first, and for the cache when they are in place."""
-        assert not self.busy, "new weights in the middle of a response"
+        assert not self.busy and named is not None, "new weights, and not in the middle of a response"
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
