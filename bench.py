@@ -49,7 +49,7 @@ import tiny
 import train
 from chat import CLOSER, encode
 from config import flags
-from loss import advantages, chunked_logp, mask_logits, policy_loss_sum
+from loss import advantages, chunked_logp, mask_logits
 from parallel import World, named_weights, policy_of
 from reward import grade
 from rollout import open_engine

@@ -70,7 +70,8 @@ RANGES = {**{name: (_SOME, _MUCH) for name in ("steps", "batch", "iterations", "
           "top_p": (_TINY, 1), "lr": (0, 1000), "beta1": (0, 1 - 1e-9), "beta2": (0, 1 - 1e-9), "adam_eps": (_TINY, 1),
           "weight_decay": (0, 1000), "grad_clip": (_TINY, _MUCH), "clip_low": (_TINY, 1), "clip_high": (_TINY, _MUCH),
           "dual_clip": (1, _MUCH), "flat_share": (_TINY, 1), "vllm_memory": (0.01, 1),
-          "tis": (0, _MUCH), "timeout": (5, _MUCH), "teacher_ranks": (-1, _MUCH), "threads": (0, 4096), "save_every": (0, _MUCH), "eval_every": (0, _MUCH), "show": (0, _MUCH)}
+          "tis": (0, _MUCH), "timeout": (5, _MUCH), "teacher_ranks": (-1, _MUCH), "threads": (0, 4096), "save_every": (0, _MUCH),
+          "eval_every": (0, _MUCH), "show": (0, _MUCH)}
 
 # Flags that may differ when a run goes on: they change how long and how it is watched, not what the next step does.
 FREE = {"steps", "skip_bad", "out", "resume", "force", "resume_from", "save_every", "keep", "eval_every", "show",

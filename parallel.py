@@ -216,7 +216,7 @@ def watch(world):
 # ---- the model that is trained -----------------------------------------------------------------------------------------
 
 class Policy(nn.Module):
-    """Samples in, log-probs out, in one forward: the unit that FSDP wraps, so that head and embedding are read while they are whole.
+    """Samples in, log-probs out, in one forward: the unit that FSDP wraps, so that head and embedding are read while whole.
 
     (A head read outside of the wrapped forward loses the other ranks' gradients without a word.) With a teacher, the same
     forward gives the Jensen-Shannon divergence of the two (the distillation baselines).
@@ -295,7 +295,8 @@ def named_weights(lm, dtype=None):
 
     Collective: every rank iterates over all of it. dtype: cast before it is gathered, which halves the traffic of bfloat16.
     """
-    assert not lm.sharded or all(isinstance(p, DTensor) for p in lm.net.parameters()), "after a forward without a backward: reshard()"
+    shards = not lm.sharded or all(isinstance(p, DTensor) for p in lm.net.parameters())
+    assert shards, "a forward without a backward leaves the root's parameters whole: reshard() first"
     for name, p in lm.net.named_parameters():
         p = p.detach()
         yield name, whole(p if dtype is None else p.to(dtype))

@@ -10,7 +10,6 @@ import random
 import sys
 import threading
 from dataclasses import replace
-from itertools import count
 
 import torch
 from tqdm import tqdm
@@ -27,7 +26,7 @@ from parallel import named_weights, policy_of
 from reformulate import clean
 from reward import grade
 from rollout import Stopped, seed_of
-from sample import Ask, Group
+from sample import Group
 
 
 class Run:

@@ -46,8 +46,8 @@ def open_all(cfg, who):
     if cfg.method in DISTILL:
         distiller = model.load(cfg.teacher_path, cfg.dtype, world.device, masters=world.device == "cpu", attend=attend)
         if not same_ids(student, distiller):
-            raise ValueError(f"--method {cfg.method} compares distributions token by token, and {cfg.student} and {cfg.teacher} have "
-                             f"different tokenizers; use a teacher of the student's family")
+            raise ValueError(f"--method {cfg.method} compares distributions token by token, and {cfg.student} and {cfg.teacher} "
+                             f"have different tokenizers; use a teacher of the student's family")
     world.first_only(lambda: print(run_table(cfg, who, student, questions, out, attend), flush=True))
     torch.manual_seed(cfg.seed)
     engine = student_engine(cfg, world, student, start)       # vLLM's first engine is made by all student ranks together
@@ -81,7 +81,7 @@ def check_prompts(student, questions, cfg):
 # ---- engines -----------------------------------------------------------------------------------------------------------
 
 def student_engine(cfg, world, student, path):
-    """What samples from the student: vLLM; or transformers, with the trainer's own net where it is not sharded, else with a copy."""
+    """What samples from the student: vLLM; or transformers, with the trainer's own net where it is not sharded, or a copy."""
     if _kind(cfg, world.device) == "vllm":
         return open_engine("vllm", student, memory=cfg.vllm_memory, seed=cfg.seed + world.rank)
     if world.size > 1 or world.device.startswith("cuda"):
@@ -175,7 +175,8 @@ def _get(store, key, what, cfg):
     try:
         return store.get(key)
     except (dist.DistStoreError, RuntimeError) as e:
-        raise ValueError(f"{what} after {cfg.timeout:.0f} s (--timeout); see its own lines above ({str(e).splitlines()[0][:100]})") from e
+        raise ValueError(f"{what} after {cfg.timeout:.0f} s (--timeout); see its own lines above "
+                         f"({str(e).splitlines()[0][:100]})") from e
 
 
 def _kind(cfg, device):

@@ -17,7 +17,6 @@ A CPU can run it, through .ci/vllm-cpu, which is how tests/test_vllm.py does; it
 """
 import os
 import random
-from dataclasses import replace
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"      # the engine in this process: weights are handed over, not sent
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -2,9 +2,7 @@
 
     torchrun --nproc_per_node=2 tests/ranks.py in.pt out.pt --micro-tokens 300
 """
-import copy
 import os
-import random
 import sys
 from pathlib import Path
 

@@ -22,6 +22,8 @@ from benchmarks import TINY, find
 from rows import Item
 from scorers import Score
 
+ROOT = Path(__file__).parent.parent
+
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -75,6 +77,19 @@ def test_decoding_defaults():
     assert (a.temperature, a.top_p, a.top_k, a.presence_penalty, a.max_new) == (0.6, 0.95, 20, 1.5, 12_288)
     assert (a.min_pixels, a.max_pixels) == (256 * 32 * 32, 1280 * 32 * 32)
     assert (t.temperature, t.presence_penalty, t.max_new) == (0.0, 0.0, 40) and ev.flags(["m", "--tiny", "--temperature", "0.6"]).temperature == 0.6
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_answers(tmp_path, capsys):
+    """Data parallel over two processes with the real student: same scores as in one process."""
+    both = []
+    for workers in (1, 2):
+        args = ev.flags([str(ROOT / "assets/student"), "--tiny", "--limit", "20", "--workers", str(workers), "--engine", "hf",
+                         "--out", str(tmp_path / f"w{workers}")])
+        results, missing = ev.run(args)
+        assert not missing
+        both.append([(r["name"], r["n"], r["score"]) for r in results])
+    assert both[0] == both[1] and [n for _, n, _ in both[0]] == [20, 20, 20]
 
 
 def test_presence_penalty_in_the_engine(lm, few):

@@ -8,6 +8,7 @@ question's rollouts are right is a table, so every number that the loop has to a
 import doctest
 import json
 import math
+import random
 import re
 import signal
 import statistics

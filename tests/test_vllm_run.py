@@ -53,3 +53,18 @@ def test_two_students_and_a_teacher_with_vllm(tmp_path, heldout):
     """torchrun, three processes, three engines; rank by rank another number of prompts."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
     check(run(tmp_path / "run", launch, heldout))
+
+
+def test_eval_with_vllm_workers(tmp_path):
+    """eval.py, data parallel: two worker processes with an engine each, greedy, agree with transformers on nearly every question."""
+    scores = {}
+    for engine, workers in (("vllm", 2), ("hf", 1)):
+        out = tmp_path / engine
+        done = subprocess.run([sys.executable, str(ROOT / "eval.py"), str(ROOT / "assets/student"), "--tiny", "--limit", "16", "--engine",
+                               engine, "--workers", str(workers), "--dtype", "bfloat16", "--out", str(out)], capture_output=True,
+                              text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"})
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        lines = [json.loads(line) for f in sorted((out / "responses").glob("*.jsonl")) for line in f.read_text().splitlines()]
+        scores[engine] = {r["id"]: r["response"] for r in lines}
+    same = sum(scores["vllm"][k] == scores["hf"][k] for k in scores["hf"])
+    assert scores["vllm"].keys() == scores["hf"].keys() and len(scores["hf"]) == 48 and same >= 46, same
