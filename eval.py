@@ -47,7 +47,7 @@ SPLITS = ("heldout", "heldout_text", "heldout_video")
 
 # ---- what train.py calls ---------------------------------------------------------------------------------------------------
 
-def evaluate(engine, questions, max_response, thinking=True, seed=0, temperature=0.0, chunk=256, bar=None):
+def evaluate(engine, questions, max_response, thinking=True, seed=0, temperature=0.0, chunk=256, bar=None, stop=None):
     """Grade one response to each question. Returns [question id, family, reward] rows, in order.
 
     temperature 0 is greedy; chunk: prompts in flight at a time, so that the images of a large set are not all decoded.
@@ -57,7 +57,7 @@ def evaluate(engine, questions, max_response, thinking=True, seed=0, temperature
         some = questions[i:i + chunk]
         prompts = [encode(engine.lm, q.question + CLOSER, decode(q.images, q.id), decode(q.video, q.id), thinking)
                    for q in some]
-        groups = engine.sample(prompts, 1, max_response, seed_of(seed, "eval", i), temperature)
+        groups = engine.sample(prompts, 1, max_response, seed_of(seed, "eval", i), temperature, stop=stop)
         out += [[q.id, q.source, grade(group[0].text, q.answer)] for q, group in zip(some, groups)]
         if bar is not None:
             bar.update(len(some))

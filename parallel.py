@@ -8,7 +8,7 @@ Every student rank holds the whole state of Algorithm 1 (buffer, rng, rewards of
 split is the sampling (by prompt) and the update (by micro-batch). So the collectives are few: `everyone` gathers what was sampled,
 `first` shares what only rank 0 may do (the teacher and its cache), `total` adds up the numbers of an update.
 
-    world = connect(cfg)                          # World(rank=0, size=1) without torchrun
+    world = connect(cfg, roles(os.environ, -1))   # World(rank=0, size=1) without torchrun
     parts = world.everyone({"rank": world.rank})
 """
 import faulthandler
@@ -83,6 +83,7 @@ class World:
     timeout: float = 1800.0
     store: Any = None
     roles: Roles = field(default_factory=Roles)
+    firsts: int = 0                # calls of first() so far
     phase: str = "start"           # what this rank is doing, for the message when something hangs
     beat: float = 0.0
 
@@ -99,17 +100,24 @@ class World:
         """work() on rank 0 only; its result on every rank. An error there is raised on every rank, so that none waits for ever."""
         if self.size == 1:
             return work()
-        box = [None]
+        box, self.firsts = [None], self.firsts + 1
+        done = f"first/{self.firsts}"
         if self.rank == 0:
             try:
                 box = [(work(), None)]
-            except (ValueError, OSError) as e:
-                box = [(None, e)]
+            except (ValueError, OSError, Stopped) as e:
+                box = [(None, shared(e))]
+            self.store.set(done, "")
+        else:                                            # a slow teacher is no hang: rank 0's own watchdog looks after it
+            pause = 0.005
+            while not self.store.check([done]):
+                self.alive()
+                time.sleep(pause := min(0.2, pause * 1.5))
         with self.waiting("waiting for rank 0"):
             dist.broadcast_object_list(box, src=0)
         value, error = box[0]
         if error is not None:
-            raise error
+            raise shared(error)
         return value
 
     def first_only(self, work):
@@ -125,18 +133,18 @@ class World:
         try:
             mine = work(), None
         except (ValueError, OSError, Stopped) as e:
-            mine = None, e
+            mine = None, shared(e)
         parts = self.everyone(mine)
         errors = [e for _, e in parts if e is not None]
         if errors:                                       # a real error says more than that somebody was told to stop
-            raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
+            raise shared(next((e for e in errors if not isinstance(e, Stopped)), errors[0]))
         return [value for value, _ in parts]
 
     def agree(self, error=None):
         """Raise on every rank if one of them has an error (a message or an exception); for work that each rank does alone."""
         errors = [e for e in self.everyone(error and str(error)) if e]
         if errors:
-            raise OSError(errors[0])
+            raise shared(OSError(errors[0]))
 
     def total(self, sums, largest=()):
         """{name: number} added up over the ranks; the names in `largest` take the maximum."""
@@ -166,15 +174,29 @@ class World:
             dist.destroy_process_group()
 
 
+def shared(e):
+    """An error as every rank can read it back (kinds of other packages may not survive pickling), marked: all ranks have it."""
+    e = e if isinstance(e, Stopped) else (OSError if isinstance(e, OSError) else ValueError)(str(e))
+    e.shared = True
+    return e
+
+
+def own_gpu(who):
+    """This process's GPU, by its local rank; made the current one. Raises ValueError when there is none."""
+    if who.local_rank >= torch.cuda.device_count():
+        raise ValueError(f"local rank {who.local_rank} has no GPU: this node has {torch.cuda.device_count()}; lower "
+                         f"--nproc_per_node, or --device cpu")
+    # every vLLM here believes to be rank 0: one folder of compiled kernels each, or they would write into each other's
+    os.environ.setdefault("VLLM_CACHE_ROOT", os.path.expanduser(f"~/.cache/vllm/zppo-{who.local_rank}"))
+    torch.cuda.set_device(who.local_rank)
+    return f"cuda:{who.local_rank}"
+
+
 def connect(cfg, who):
     """The World of a student rank; joins torch.distributed when there are several. Raises ValueError for a missing GPU."""
     device = cfg.device
     if device == "cuda" and who.students + who.teachers > 1:
-        if who.local_rank >= torch.cuda.device_count():
-            raise ValueError(f"local rank {who.local_rank} has no GPU: this node has {torch.cuda.device_count()}; lower "
-                             f"--nproc_per_node, or --device cpu")
-        device = f"cuda:{who.local_rank}"
-        torch.cuda.set_device(device)
+        device = own_gpu(who)
     world = World(who.rank, who.students, device, cfg.timeout, None, who)
     if who.students + who.teachers > 1:
         world.store = open_store(cfg.timeout)

@@ -164,6 +164,7 @@ class Pool(Engine):
 
     def __init__(self, addresses, key, lm, wait=1800):
         super().__init__(lm)
+        self.room = 128 * len(addresses)
         self.tickets, self.flying, self.messages = count(), {}, queue.SimpleQueue()      # ticket -> (key, Prompt, n, connection)
         self.load, self.where, self.readers = {}, {}, []         # of each connection: responses under way; its address
         for address in addresses:

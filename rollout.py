@@ -44,7 +44,7 @@ def open_engine(kind, lm, **options):
     kind = kind or ("vllm" if lm.device.type == "cuda" else "hf")
     if kind == "hf":
         from hf_engine import HFEngine
-        return HFEngine(lm)
+        return HFEngine(lm, **options)
     if find_spec("vllm") is None:
         raise ValueError("vLLM is not installed, and samples on a GPU: pip install -r requirements-gpu.txt, "
                          "or go without it, slowly, with --engine hf")
@@ -59,6 +59,7 @@ class Engine:
     Subclasses write submit, step, busy, abort and sync_weights.
     """
     remote = False
+    room = 10 ** 9                       # prompts that a remote engine should hold at once; the others wait where they can be sorted
 
     def __init__(self, lm, name=""):
         self.lm, self.name, self.tokens = lm, name or lm.path, 0

@@ -61,6 +61,8 @@ class Run:
             self.rng = checkpoint.set_rng_state(state["rng"])
             self.buffer.load(state["buffer"])
             self.sync()
+        if teacher:
+            teacher.pulse = self.pulse
         self.log = world.first_only(lambda: Log(out, self.done if cfg.resume_from else -1, cfg.tensorboard, cfg.wandb, vars(cfg)))
         if state and self.log:
             self.log.restore(state["record"])
@@ -80,7 +82,7 @@ class Run:
         """The questions at these indices. With --skip-bad, one whose image does not open is left out, with a counted warning."""
         if not self.cfg.skip_bad:
             return [self.questions[i] for i in indices]
-        good, bad = fetch(self.questions, indices)
+        good, bad = self.world.first(lambda: fetch(self.questions, indices))          # one rank decides, or a bad disk would split them
         for e in bad:
             self.skipped += 1
             if self.world.rank == 0:
@@ -151,7 +153,7 @@ class Run:
         answers = self.world.first(lambda: [[light_one(a) for a in known if a.reward] for known in ask()])
         return {g.id: known for g, known in zip(groups, answers)}
 
-    def whole(self, samples):
+    def with_pictures(self, samples):
         """Samples with the pictures of their prompts, which do not travel between ranks."""
         if self.world.size == 1:
             return samples
@@ -233,10 +235,11 @@ class Run:
 
     def write_step(self, record, groups=(), advantage=None, show=()):
         """A line of metrics.jsonl, and the groups of the `show` question ids for samples.jsonl; on rank 0, where the log is."""
-        if self.log:
+        def write():
             self.log.metrics(record)
-            some = [replace(g, samples=tuple(self.whole(g.samples))) for g in groups if g.question.id in show]
+            some = [replace(g, samples=tuple(self.with_pictures(g.samples))) for g in groups if g.question.id in show]
             self.log.samples(record["step"], some, advantage, show, self.student.tokenizer)
+        self.world.first(write)
 
     def counts(self, numbers):
         """Tokens of this step, over all ranks, and the seconds that the students waited for the teacher.
@@ -295,7 +298,8 @@ class Run:
                   disable=self.world.rank > 0) as bar:
             for split, questions in heldout.items():
                 mine = [questions[i] for i in range(self.world.rank, len(questions), self.world.size)]
-                parts = self.world.each(lambda: evaluate(self.engine, mine, self.cfg.max_response, self.cfg.thinking, bar=bar))
+                parts = self.world.each(lambda: evaluate(self.engine, mine, self.cfg.max_response, self.cfg.thinking, bar=bar,
+                                                           stop=self.pulse))
                 out[split] = [parts[i % self.world.size][i // self.world.size] for i in range(len(questions))]
         return out
 

@@ -18,7 +18,7 @@ from console import run_table
 from data import digest, in_memory, open_questions, parse_map
 from eval import SPLITS
 from kernels import check_kernels
-from parallel import connect, open_store
+from parallel import connect, open_store, own_gpu
 from remote import Mailbox, Pool, Post, listen, new_key, own_host, serve
 from rollout import open_engine
 from run import Run, check_length, prompt_of
@@ -44,7 +44,8 @@ def open_all(cfg, who):
                          f"context of {student.window} tokens; lower them")
     distiller = None
     if cfg.method in DISTILL:
-        distiller = model.load(cfg.teacher_path, cfg.dtype, world.device, masters=world.device == "cpu", attend=attend)
+        # on the CPU: fully_shard moves it to the GPU block by block, and the sampler wants the room before that
+        distiller = model.load(cfg.teacher_path, cfg.dtype, "cpu", masters=world.device == "cpu", attend=attend)
         if not same_ids(student, distiller):
             raise ValueError(f"--method {cfg.method} compares distributions token by token, and {cfg.student} and {cfg.teacher} "
                              f"have different tokenizers; use a teacher of the student's family")
@@ -85,8 +86,8 @@ def student_engine(cfg, world, student, path):
     if _kind(cfg, world.device) == "vllm":
         return open_engine("vllm", student, memory=cfg.vllm_memory, seed=cfg.seed + world.rank)
     if world.size > 1 or world.device.startswith("cuda"):
-        return open_engine("hf", model.load(path, cfg.dtype, world.device, masters=cfg.dtype == "float32"))
-    return open_engine("hf", student)
+        student = model.load(path, cfg.dtype, world.device, masters=cfg.dtype == "float32")           # a copy: ours is shards
+    return open_engine("hf", student, max_rows=side_by_side(cfg))
 
 
 def teacher_source(cfg, who, world, distiller):
@@ -108,9 +109,15 @@ def teacher_source(cfg, who, world, distiller):
 def teacher_engine(cfg, device, lm=None, memory=0.9):
     """The teacher's model in this process. memory: share of the GPU for vLLM; next to a student that share is what is left."""
     if _kind(cfg, device) == "vllm":
-        return open_engine("vllm", model.text_side(cfg.teacher_path), memory=memory, seed=cfg.seed)
-    return open_engine("hf", lm or model.load(cfg.teacher_path, cfg.dtype, device, masters=cfg.dtype == "float32",
-                                              attend=model.attention(device)))
+        # vLLM's sleep mode is one engine's a process, and the student has it: the teacher keeps its share of the memory
+        return open_engine("vllm", model.text_side(cfg.teacher_path), memory=memory, seed=cfg.seed, sleep=False, stays=True)
+    lm = lm or model.load(cfg.teacher_path, cfg.dtype, device, masters=cfg.dtype == "float32", attend=model.attention(device))
+    return open_engine("hf", lm, max_rows=side_by_side(cfg))
+
+
+def side_by_side(cfg):
+    """Responses that HFEngine decodes at once: about a million tokens of cache."""
+    return max(cfg.n, min(512, 2 ** 20 // (cfg.max_prompt + cfg.max_response)))
 
 
 def serve_teacher(cfg, who):
@@ -121,8 +128,7 @@ def serve_teacher(cfg, who):
     try:
         device = cfg.device
         if device == "cuda":
-            device = f"cuda:{who.local_rank}"
-            torch.cuda.set_device(device)
+            device = own_gpu(who)
         for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):        # vLLM here is alone
             os.environ.pop(variable, None)
         engine = teacher_engine(cfg, device)

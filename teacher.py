@@ -39,7 +39,7 @@ import judge
 from hints import hint_of
 from reformulate import clean
 from reward import answers_equal, grade, last_boxed
-from rollout import seed_of
+from rollout import Stopped, seed_of
 from sample import Sample
 
 # Fig. 16 in our words: a summary, nothing new.
@@ -75,6 +75,7 @@ class Teacher:
         self.answered = False
         self.thread = self.error = None
         self.closed = False
+        self.pulse = lambda: False           # asked while waiting: True breaks off with rollout.Stopped
         self.reset()
 
     def reset(self):
@@ -296,7 +297,8 @@ class Teacher:
                     self.lock.wait_for(lambda: self.todo or self.engine.busy or self.closed)
                     if self.closed:
                         return
-                    todo, self.todo = self.todo, []
+                    room = max(0, self.engine.room - (len(self.flying) - len(self.todo)))
+                    todo, self.todo = self.todo[:room], self.todo[room:]
                 for i, prompt, n, seed, sampling in todo:
                     self.engine.submit(i, prompt, n, seed=seed, **sampling)
                 if finished := self.engine.step():
@@ -311,7 +313,11 @@ class Teacher:
         ids, begin = None if ids is None else set(ids), time.perf_counter()
         if self.engine.remote:
             with self.lock:
-                self.lock.wait_for(lambda: self.error or not (self.flying if ids is None else self.flying & ids))
+                # what is needed now goes before what was asked ahead
+                self.todo.sort(key=lambda request: ids is not None and request[0] not in ids)
+                while not self.lock.wait_for(lambda: self.error or not (self.flying if ids is None else self.flying & ids), 1.0):
+                    if self.pulse():
+                        raise Stopped
                 if self.error:
                     raise self.error
         else:
@@ -325,7 +331,8 @@ class Teacher:
         try:
             for (n, *sampling), some in alike.items():
                 ids, prompts, seeds = zip(*some)
-                self._file(zip(ids, self.engine.sample(list(prompts), n, seed=list(seeds), **dict(sampling))))
+                self._file(zip(ids, self.engine.sample(list(prompts), n, seed=list(seeds), stop=self.pulse,
+                                                       **dict(sampling))))
         finally:
             self.flying.clear()                                       # after an error or Ctrl-C they may be asked again
 

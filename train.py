@@ -253,7 +253,7 @@ def update(run, groups, adv, clock):
         return logp, sampler
 
     def look(batch):
-        return run.policy(run.whole([s for s, _ in batch]), cfg.temperature)
+        return run.policy(run.with_pictures([s for s, _ in batch]), cfg.temperature)
 
     with clock("old_logp"), torch.no_grad(), run.student.autocast():
         # (N,) and (N,) a micro-batch. None for the first minibatch: before any step, its logp is old_logp.
@@ -301,7 +301,7 @@ def distill(run, lessons, clock):
     with clock("update"), descent(run, norms):
         for batch, counts in batches:
             with run.student.autocast():
-                loss, each = run.policy(run.whole([s for s, _ in batch]), cfg.temperature, distill=True)
+                loss, each = run.policy(run.with_pictures([s for s, _ in batch]), cfg.temperature, distill=True)
             (loss * counts * world.size / n_tokens).backward()
             total["loss"] += counts * float(loss.detach())
             total["trained"] += counts * len(each)
@@ -383,12 +383,13 @@ def main(argv=None):
                 f"stopped before the first step was done; --resume --out {run.out} begins again in its place")
         return 128 + run.stop.signal if run.stop.signal else 143
     except Exception as e:
-        saved = run.save() if run.world.size == 1 else None    # alone: the other ranks may be gone
+        saved = run.save() if run.world.size == 1 or getattr(e, "shared", False) else None      # else the other ranks may be gone
         kept = f"\nthe {run.done} finished steps are in {saved}; go on with --resume --out {run.out}" if saved else ""
         if not isinstance(e, (ValueError, OSError)):           # a bug of ours: its traceback is wanted
             print(kept.strip(), file=sys.stderr)
             raise
-        raise ValueError(f"{e}{kept}") from e
+        e.args = (f"{e}{kept}",)
+        raise
     finally:
         run.close()
     run.say(f"{time.perf_counter() - begin:.0f} s, {peak_gb():.2f} GB of memory at most")
@@ -399,4 +400,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except (ValueError, OSError) as e:
-        sys.exit(f"error: {e}")
+        told = getattr(e, "shared", False) and os.environ.get("RANK", "0") != "0"          # rank 0 says what all ranks know
+        sys.exit(1 if told else f"error: {e}")

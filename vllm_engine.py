@@ -19,6 +19,7 @@ import os
 import random
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"      # the engine in this process: weights are handed over, not sent
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the runner that tests/test_vllm.py has shown to sample what we train
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")         # leaves the cores of this process as they are
@@ -42,11 +43,12 @@ class VLLMEngine(Engine):
     """path: model folder or hub id; lm: the model.LM for its tokenizer, end tokens, banned ids and image processor.
 
     memory: share of the GPU for weights, activations and KV cache together; max_len: longest prompt + response, 0 for the
-    model's own; seed: of the engine, other on each rank (prompts bring their own seeds); sleep: whether sleep() is wanted;
+    model's own; seed: of the engine, other on each rank (prompts bring their own seeds); sleep: whether sleep() is wanted (of one
+    engine a process, that is all that vLLM can); stays: whether it lives as long as the process, by default if it sleeps;
     options: more arguments of vllm.LLM.
     """
 
-    def __init__(self, path, lm, dtype="bfloat16", memory=0.4, max_len=0, seed=0, sleep=True, **options):
+    def __init__(self, path, lm, dtype="bfloat16", memory=0.4, max_len=0, seed=0, sleep=True, stays=None, **options):
         super().__init__(lm, str(path))
         gpu = current_platform.is_cuda()
         self.max_len = min(max_len or lm.window, lm.window)
@@ -66,7 +68,7 @@ class VLLMEngine(Engine):
         with _own_randomness():
             self.llm = LLM(self.name, **settings | options)
         self.engine = self.llm.llm_engine
-        if sleep:
+        if sleep if stays is None else stays:
             # vLLM's own end takes torch.distributed down for the whole process, trainer and other engines included: an engine
             # that shares a process with a trainer ends with it
             self.engine.engine_core._finalizer.detach()
