@@ -226,7 +226,7 @@ def our_run(lm, cfg, longest):
     policy = policy_of(lm, world)                          # first: it replaces the parameters where it shards
     return SimpleNamespace(cfg=argparse.Namespace(**{**vars(cfg), "micro_tokens": cfg.micro_batch * longest}), world=world,
                            student=lm, policy=policy, optimizer=new_optimizer(lm.net, cfg), rng=random.Random(0),
-                           whole=lambda samples: samples)
+                           with_pictures=lambda samples: samples)
 
 
 def our_update(run, groups, adv, clock):

@@ -128,6 +128,13 @@ class Log:
         if record and json.loads(rows[-2] if len(rows) > 1 else '{"step": -1}')["step"] < record["step"]:
             self.metrics(record)
 
+    def close(self):
+        """Let TensorBoard and W&B write what they still hold."""
+        if self.board:
+            self.board.close()
+        if self.run:
+            self.run.finish()
+
     def metrics(self, record):
         """Append one step's record."""
         _append(self.out / "metrics.jsonl", [record])

@@ -216,6 +216,15 @@ def join(world, store):
                             world_size=world.size, timeout=timedelta(seconds=world.timeout))
 
 
+def leave(status):
+    """End this process with an exit status; under torchrun without Python's own teardown, in which gloo's threads may abort it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        os._exit(status)
+    sys.exit(status)
+
+
 def watch(world):
     """A thread that ends this process, with a message that names the phase, when nothing has happened for world.timeout seconds.
 

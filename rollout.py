@@ -36,15 +36,15 @@ def seed_of(*parts):
 def open_engine(kind, lm, **options):
     """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for vllm on a GPU and hf elsewhere.
 
-    options: of VLLMEngine, with the path of its weights where that is not lm's (HFEngine has none to set). Raises ValueError
-    when vLLM is wanted and not installed.
+    options: of VLLMEngine, with the path of its weights where that is not lm's; of HFEngine max_rows only. Raises ValueError when
+    vLLM is wanted and not installed.
     """
     if kind not in (*ENGINES, ""):
         raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")
     kind = kind or ("vllm" if lm.device.type == "cuda" else "hf")
     if kind == "hf":
         from hf_engine import HFEngine
-        return HFEngine(lm, **options)
+        return HFEngine(lm, options.get("max_rows", 512))
     if find_spec("vllm") is None:
         raise ValueError("vLLM is not installed, and samples on a GPU: pip install -r requirements-gpu.txt, "
                          "or go without it, slowly, with --engine hf")

@@ -259,6 +259,8 @@ class Run:
             self.note.close()
         if self.teacher:
             self.teacher.close()
+        if self.log:
+            self.log.close()
         self.world.close()
 
     # ---- weights and state -------------------------------------------------------------------------------------------------

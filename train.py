@@ -38,7 +38,7 @@ from data import take
 from eval import by_family
 from loss import advantages, policy_loss_sum, tis_weight
 from metrics import audit, by_kind, composition, peak_gb
-from parallel import roles, whole
+from parallel import leave, roles, whole
 from reward import last_boxed
 from rollout import Stopped
 from run import free_text, prompt_of
@@ -388,8 +388,9 @@ def main(argv=None):
         if not isinstance(e, (ValueError, OSError)):           # a bug of ours: its traceback is wanted
             print(kept.strip(), file=sys.stderr)
             raise
-        e.args = (f"{e}{kept}",)
-        raise
+        error = ValueError(f"{e}{kept}")
+        error.shared = getattr(e, "shared", False)
+        raise error from e
     finally:
         run.close()
     run.say(f"{time.perf_counter() - begin:.0f} s, {peak_gb():.2f} GB of memory at most")
@@ -398,7 +399,9 @@ def main(argv=None):
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
     except (ValueError, OSError) as e:
-        told = getattr(e, "shared", False) and os.environ.get("RANK", "0") != "0"          # rank 0 says what all ranks know
-        sys.exit(1 if told else f"error: {e}")
+        if not getattr(e, "shared", False) or os.environ.get("RANK", "0") == "0":          # rank 0 says what all ranks know
+            print(f"error: {e}", file=sys.stderr)
+        status = 1
+    leave(status)

@@ -17,7 +17,7 @@ import checkpoint  # noqa: E402
 import model  # noqa: E402
 import tiny  # noqa: E402
 from config import flags  # noqa: E402
-from parallel import connect, policy_of, roles, whole  # noqa: E402
+from parallel import connect, leave, policy_of, roles, whole  # noqa: E402
 
 
 def trained(lm, optimizer):
@@ -86,3 +86,4 @@ def main(mode, folder, target):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave(0)

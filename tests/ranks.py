@@ -16,7 +16,7 @@ from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from hf_engine import HFEngine  # noqa: E402
 from metrics import Clock  # noqa: E402
-from parallel import connect, named_weights, roles, whole  # noqa: E402
+from parallel import connect, leave, named_weights, roles, whole  # noqa: E402
 from run import Run  # noqa: E402
 
 
@@ -52,3 +52,4 @@ def main(source, target, *argv):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave(0)

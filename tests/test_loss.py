@@ -386,7 +386,7 @@ def gradient(lm, groups, adv, cfg):
 def bare_run(lm, optimizer, cfg):
     """What update() needs of a run.Run."""
     return SimpleNamespace(cfg=cfg, world=World(), rng=random.Random(0), student=lm, policy=Policy(lm), optimizer=optimizer,
-                           whole=lambda samples: samples)
+                           with_pictures=lambda samples: samples)
 
 
 def closeness(a, b):
