@@ -172,7 +172,8 @@ def graduations_by_entry(arms):
                                 height=1.2 + 2.2 * tall + 0.24 * math.ceil(len(arms) / 4), sharex=True)
     for ax, (name, keys) in zip(axes, classes):
         curves(ax, arms, percent_graduated(keys))
-        ax.set(title=f"admitted at {name}", ylabel="graduated (%)")
+        n = [sum(numbers.buffer_count(run, "admitted", keys) for run in a.runs.values()) for a in arms]
+        ax.set(title=f"admitted at {name} ({min(n):.0f} to {max(n):.0f} questions)", ylabel="graduated (%)")
         ax.set_ylim(bottom=0)
     for ax in axes[len(classes):]:
         ax.set_visible(False)
@@ -288,7 +289,8 @@ def dynamics(arms):
     curves(axes[4], policy, lambda run: smooth(run, *plot.positive_counts(run.rows)), few=few)
     curves(axes[5], arms, lambda run: mean_of(run, "entropy"), few=few)
     titles = ("policy loss" + " (not of distillation)" * (len(policy) < len(arms)), "right answers to new prompts",
-              "right answers to BCQ", "right answers to NCQ", "samples with positive advantage", "policy entropy")
+              "right answers to BCQ", "right answers to NCQ", "positive advantage, all prompts (not of distillation)",
+              "policy entropy, all prompts (not of distillation)")
     for ax, title, unit in zip(axes, titles, ("loss", "%", "%", "%", "%", "nats per token")):
         ax.set_title(title)
         ax.set_ylabel(unit)
@@ -332,7 +334,7 @@ def cost(arms):
                                              sharey=True)
     parts = (("tokens_generated", "student, sampled", plot.KINDS["new"][1]),
              ("tokens_trained", "student, trained", plot.KINDS["ncq"][1]),
-             ("tokens_teacher", "teacher, sampled", plot.TEACHER))
+             ("tokens_teacher", "teacher, sampled or read", plot.TEACHER))
     y = np.arange(len(arms))[::-1]
     for k, (quantity, label, colour) in enumerate(parts):
         thousands = [interval(values(a, quantity).values())[0] / 1000 for a in arms]

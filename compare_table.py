@@ -64,11 +64,23 @@ def cut(run, step):
 def equal_tokens(arms):
     """The arms with every run cut where the student had sampled no more tokens than in the cheapest whole run of its seed.
 
-    Tokens of all kinds of prompts count. A held-out accuracy is then the last one measured at or before the cut.
+    Tokens of all kinds of prompts count. A held-out accuracy at the cut lies on the line between the evaluations around it.
     """
     budget = {seed: min(generated(a.runs[seed])[-1] for a in arms if seed in a.runs) for a in arms for seed in a.runs}
-    return [a._replace(runs={seed: cut(run, max([0, *(r["step"] for r, n in zip(run.rows, generated(run)) if n <= budget[seed])]))
+    return [a._replace(runs={seed: between(run, max([0, *(r["step"] for r, n in zip(run.rows, generated(run)) if n <= budget[seed])]))
                              for seed, run in a.runs.items()}) for a in arms]
+
+
+def between(run, step):
+    """cut(), and the held-out accuracy at `step` on the line between the evaluations around it."""
+    out, later = cut(run, step), [r for r in run.held_out if r["step"] > step]
+    if not out.held_out or out.held_out[-1]["step"] == step or not later:
+        return out
+    a, b = out.held_out[-1], later[0]
+    w = (step - a["step"]) / (b["step"] - a["step"])
+    mix = {s: {"all": [(1 - w) * a["heldout"][s]["all"][0] + w * b["heldout"][s]["all"][0], a["heldout"][s]["all"][1]]}
+           for s in a["heldout"] if s in b["heldout"]}
+    return out._replace(held_out=[*out.held_out, {"step": step, "heldout": mix}])
 
 
 def generated(run):

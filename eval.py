@@ -35,10 +35,10 @@ import scores
 from benchmarks import TABLE, TINY, Questions, Unavailable
 from chat import CLOSER, encode, encode_turns
 from data import decode
-from model import load, text_side
+from model import load
 from remote import Fleet, visible_gpus
 from reward import grade
-from rollout import HFEngine, open_engine, seed_of
+from rollout import HFEngine, seed_of
 from scorers import Score, score, training
 from video import TOKEN, Video, fit, sample, with_subtitles
 
@@ -58,7 +58,7 @@ def evaluate(engine, questions, max_response, thinking=True, seed=0, temperature
         prompts = [encode(engine.lm, q.question + CLOSER, decode(q.images, q.id), decode(q.video, q.id), thinking)
                    for q in some]
         groups = engine.sample(prompts, 1, max_response, seed_of(seed, "eval", i), temperature, stop=stop)
-        out += [[q.id, q.source, grade(group[0].text, q.answer)] for q, group in zip(some, groups)]
+        out += [[q.id, q.source, grade(group[0].text, q.golds)] for q, group in zip(some, groups)]
         if bar is not None:
             bar.update(len(some))
     return out
@@ -263,11 +263,9 @@ def flags(argv):
 @contextmanager
 def open_model(path, args):
     """An engine of the model at `path`: in this process, or data parallel over worker processes with a GPU each."""
-    if args.workers > 1:
-        with Fleet(args.workers, path, args.engine, args.dtype) as pool:
+    if args.workers > 1 or args.engine == "vllm":                # a process of its own gives the GPU back when it ends: the judge is next
+        with Fleet(args.workers, path, args.engine, args.dtype, memory=0.9, sleep=False) as pool:
             yield pool
-    elif args.engine == "vllm":
-        yield open_engine("vllm", text_side(path), dtype=args.dtype, memory=0.9, sleep=False)
     else:
         yield HFEngine(load(path, args.dtype, "cuda" if visible_gpus() else "cpu", masters=args.dtype == "float32"))
 

@@ -111,8 +111,8 @@ def guess(path):
         m = re.search(r"(?<![\d.])(0\.8|2|4|9|27)b(?![a-z0-9])", str(text).lower())
         student = student or (f"{m[1]}b" if m else "")
     if config:
-        parts = [k for k in ("buffer", "bcq", "ncq") if config.get(k)]
-        method = "zppo" if len(parts) == 3 else "+".join(["grpo", *parts])
+        parts, name = [k for k in ("buffer", "bcq", "ncq") if config.get(k)], config.get("method", "zppo")
+        method = "zppo" if len(parts) == 3 else "+".join(["grpo" if name in ("grpo", "zppo") else name, *parts])
     return student, method
 
 

@@ -133,7 +133,8 @@ def test_equal_tokens_cut_by_hand(tmp_path):
     assert [len(a.runs[1].rows) for a in (grpo, zppo)] == [4, 0]
     assert ct.values(zppo, "heldout") == {0: 55, 1: 50}                # measured at step 2, and before any
     assert ct.values(zppo, "graduated_at_0")[0] == 10 and math.isnan(ct.values(zppo, "graduated_at_0")[1])
-    assert ct.values(base, "evaluated_at_step") == {0: 2} and ct.values(base, "heldout") == {0: 55}
+    # cut at step 3, half way between the evaluations of steps 2 (55) and 4 (60)
+    assert ct.values(base, "evaluated_at_step") == {0: 3} and ct.values(base, "heldout") == {0: 57.5}
     text = ct.markdown([grpo, base, zppo], equal=True)
     assert "at equal tokens" in text and "(0 to 4 steps)" in text and ct.as_csv([grpo, base, zppo])
     assert [p.name for p in compare_plot.draw([grpo, base, zppo], tmp_path / "figures", equal=True)] == ["equal_tokens.png"]
