@@ -295,8 +295,8 @@ def markdown(arms, equal=False, made=()):
     errors = any(math.isfinite(question_error(a, find(arms), s)) for a in arms for s in SPLITS) if find(arms) else False
     bcq, ncq = audit_tables(arms)
     scope = (f"Equal tokens: each run is cut where its student had sampled as many tokens as in the cheapest run of its seed "
-             f"({steps[0]} to {steps[-1]} steps). Held-out accuracies are the last ones measured before the cut, on average at "
-             f"step: {evaluated_at}. Graduations are exact." if equal else
+             f"({steps[0]} to {steps[-1]} steps). Held-out accuracies lie on the line between the evaluations around it, "
+             f"on average at step: {evaluated_at}. Graduations are exact." if equal else
              f"All methods: {' to '.join(map(str, sorted({steps[0], steps[-1]})))} rollout steps of the tiny world.")
     parts = [
         "# Methods on the tiny world" + ", at equal tokens" * equal,
