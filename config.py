@@ -177,12 +177,10 @@ def choose_method(cfg, given):
             setattr(cfg, part, bool(default))
         elif getattr(cfg, part) and default is None:
             raise ValueError(f"--method {cfg.method} has no {part.upper()}; --method zppo has (with --no-bcq or --no-ncq for one)")
-    if not cfg.buffer and "replay" in given:
-        raise ValueError("--no-buffer replays nothing: leave --replay away")
     if cfg.method in DISTILL:
-        idle = sorted(given & {"clip_low", "clip_high", "dual_clip", "aug"}) + ["norm"] * (cfg.norm != "nonzero") + ["tis"] * bool(cfg.tis)
+        idle = sorted(given & {"clip_low", "clip_high", "dual_clip"}) + ["norm"] * (cfg.norm != "nonzero") + ["tis"] * bool(cfg.tis)
         if idle:
-            raise ValueError(f"--method {cfg.method} has no policy loss and no aided prompts: --{idle[0].replace('_', '-')} would do nothing")
+            raise ValueError(f"--method {cfg.method} has no policy loss: --{idle[0].replace('_', '-')} would do nothing")
         if "iterations" in given and cfg.iterations != 1:
             raise ValueError(f"--method {cfg.method} makes one update per rollout step (Appendix D.2), not --iterations "
                              f"{cfg.iterations}; --batch sets its size")

@@ -89,6 +89,8 @@ def test_distillation_is_one_update_a_step(corpus, method):
                         (["--student", "0.8b"], 384)):
         cfg = flags(["--method", method, *argv])
         assert (cfg.batch, cfg.iterations) == (batch, 1), argv
+    for idle in (("--norm", "all"), ("--clip-low", 0.1), ("--tis", 2)):
+        assert f"{idle[0]} would do nothing" in wrong("--method", method, *idle)
     assert cfg.teacher_path == "Qwen/Qwen3.5-27B"                    # its forward is sharded and multiplied in bfloat16: no FP8
     assert "needs a --teacher" in wrong("--student", "./my-model", "--method", method)
 

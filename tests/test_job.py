@@ -75,7 +75,7 @@ sys.exit(status)
 
 def start(ranks, script, *argv):
     launch = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                                                  f"--nproc_per_node={ranks}", "--"]       # or torchrun takes --n for one of its own
+                                                  "--shutdown-timeout=120", f"--nproc_per_node={ranks}", "--"]       # or torchrun takes --n for one of its own
     return subprocess.Popen([*launch, *map(str, script), *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             start_new_session=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
 
