@@ -189,8 +189,11 @@ def choose_method(cfg, given):
 
 
 def needs_teacher(cfg):
-    """Whether this run asks the teacher anything. (A teacher that was named may also judge free-form answers for GRPO.)"""
-    return bool(cfg.teacher_url) or cfg.teacher_given and cfg.method == "grpo" or cfg.method not in ("grpo", "on-distill") and (cfg.method != "zppo" or cfg.bcq or cfg.ncq)
+    """Whether this run asks the teacher anything. (One that was named may also judge free-form answers for GRPO.)"""
+    if cfg.method == "on-distill":
+        return bool(cfg.teacher_url)
+    named = bool(cfg.teacher_url or cfg.teacher_given)
+    return named or cfg.method != "grpo" and (cfg.method != "zppo" or cfg.bcq or cfg.ncq)
 
 
 def run_name(cfg):
