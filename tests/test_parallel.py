@@ -134,6 +134,7 @@ def test_two_ranks_are_one(alone, given):
     assert_same_update(one, play(folder, given, 2, "--micro-tokens", "250"))
 
 
+@pytest.mark.slow
 def test_three_ranks_with_checkpointing_are_one(alone, given):
     folder, one = alone
     assert_same_update(one, play(folder, given, 3, "--micro-tokens", "120", "--checkpointing"))
@@ -148,6 +149,7 @@ def test_nothing_to_learn_is_a_legal_step_on_two_ranks(alone, given):
     assert both[0]["numbers"]["entropy"] == pytest.approx(both[1]["numbers"]["entropy"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_distillation_on_two_ranks_is_one(alone, given):
     folder, _ = alone
     one, two = (play(folder, given, r, "--micro-tokens", "250", method="on-distill", iterations=1) for r in (1, 2))
