@@ -12,6 +12,7 @@ import plot
 import report
 from config import DISTILL, needs_teacher, share
 from eval import by_family
+from rollout import default_kind
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def run_table(cfg, who, student, questions, out, attend):
             ("a step", f"{prompts} prompts, {cfg.n} samples each, {cfg.iterations} update" + "s" * (cfg.iterations > 1)),
             ("", f"at most {(new + replayed + aided) * cfg.n:,} samples of {cfg.max_response:,} tokens"),
             ("run", f"{cfg.steps} steps, seed {cfg.seed}, {cfg.dtype} on {device}{threads}"),
-            ("engine", cfg.engine or ("hf" if student.device.type == "cpu" else "vllm"))]
+            ("engine", cfg.engine or default_kind(student.device))]
     if student.device.type != "cpu":
         rows += [("kernels", kernels.used(attend)), ("memory", memory_row(cfg, who, student))]
     rows += [("output", str(out))] + [("resumes", cfg.resume_from)] * bool(cfg.resume_from)

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from loss import mask_logits
-from model import expand, features, hidden_states, pixels, positions
+from model import features, hidden_states, positions
 from rollout import Engine, seed_of
 from sample import Sample
 
@@ -26,11 +26,7 @@ class HFEngine(Engine):
 
     def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
         """Engine.submit"""
-        vision = pixels(self.lm, prompt)
-        prompt = expand(self.lm, prompt, vision)
-        if len(prompt.ids) + max_new_tokens > self.window:
-            raise ValueError(f"a prompt of {len(prompt.ids)} tokens and a response of {max_new_tokens} do not fit the "
-                             f"context of {self.window} tokens; lower --max-response")
+        prompt, vision = self.fitted(prompt, max_new_tokens)
         settings = n, max_new_tokens, temperature, top_p, top_k, presence_penalty
         self.queue.append((key, prompt, vision, seed, settings))
 

@@ -262,6 +262,10 @@ class Mailbox:
         self.thread = threading.Thread(target=self._read, daemon=True, name="mailbox")
         self.thread.start()
 
+    def __call__(self, note):
+        """Rank 0's own note: no way to go."""
+        self.callback(note)
+
     def _read(self):
         while (arrived := self.inbox.messages.get()) is not None:
             if arrived[1] not in (Inbox.NEW, Inbox.GONE) and self.error is None:
@@ -396,9 +400,9 @@ def _load(job):
     import torch
 
     from model import load, text_side
-    from rollout import open_engine
+    from rollout import default_kind, open_engine
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, path, dtype = job["kind"] or ("vllm" if device == "cuda" else "hf"), job["path"], job["dtype"]
+    kind, path, dtype = job["kind"] or default_kind(device), job["path"], job["dtype"]
     if kind == "hf":
         return open_engine(kind, load(path, dtype or "float32", device, masters=False))
     return open_engine(kind, text_side(path), **({"dtype": dtype} if dtype else {}), **job["options"])

@@ -20,6 +20,7 @@ from functools import cached_property
 from importlib.util import find_spec
 
 from chat import control_strings, encode
+from model import expand, pixels
 
 ENGINES = ("hf", "vllm")
 
@@ -33,6 +34,11 @@ def seed_of(*parts):
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
+def default_kind(device):
+    """What samples on a device unless somebody says otherwise: vllm on a GPU, hf elsewhere."""
+    return "vllm" if str(device).startswith("cuda") else "hf"
+
+
 def open_engine(kind, lm, **options):
     """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for vllm on a GPU and hf elsewhere.
 
@@ -41,7 +47,7 @@ def open_engine(kind, lm, **options):
     """
     if kind not in (*ENGINES, ""):
         raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")
-    kind = kind or ("vllm" if lm.device.type == "cuda" else "hf")
+    kind = kind or default_kind(lm.device)
     if kind == "hf":
         from hf_engine import HFEngine
         return HFEngine(lm, options.get("max_rows", 512))
@@ -77,6 +83,15 @@ class Engine:
     def encode(self, text, images=(), video=(), thinking=True):
         """A user turn as this model reads it (chat.encode)."""
         return encode(self.lm, text, images, video, thinking)
+
+    def fitted(self, prompt, max_new_tokens):
+        """(the prompt with its placeholders expanded, its vision inputs). Raises ValueError when it does not fit the window."""
+        vision = pixels(self.lm, prompt)
+        prompt = expand(self.lm, prompt, vision)
+        if len(prompt.ids) + max_new_tokens > self.window:
+            raise ValueError(f"a prompt of {len(prompt.ids)} tokens and a response of {max_new_tokens} do not fit the "
+                             f"context of {self.window} tokens; lower --max-response")
+        return prompt, vision
 
     def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
         """Queue one prompt for n responses. key: any hashable, comes back with them; prompt: sample.Prompt, one placeholder

@@ -150,7 +150,7 @@ class Run:
             if fresh:
                 return self.teacher.draws(golds, prompts, step, self.cfg.teacher_n, free)
             return self.teacher.answers(golds, prompts, step, free)
-        answers = self.world.first(lambda: [[light_one(a) for a in known if a.reward] for known in ask()])
+        answers = self.world.first(lambda: [light([a for a in known if a.reward]) for known in ask()])
         return {g.id: known for g, known in zip(groups, answers)}
 
     def with_pictures(self, samples):
@@ -247,11 +247,10 @@ class Run:
         The teacher's are those that it wrote, and those that it read for a distillation.
         """
         made = self.world.total({"generated": self.engine.tokens})["generated"]
-        told = self.world.first(lambda: ((self.teacher.engine.tokens, self.teacher.waited), self.teacher.judged)
-                                if self.teacher else ((0, 0.0), {}))
-        told, judged = told
-        return {"tokens": {"generated": made, "trained": numbers["trained"], "teacher": told[0] + numbers.get("read", 0)},
-                "teacher_waited": told[1], "judged": judged}
+        wrote, waited, judged = self.world.first(lambda: (self.teacher.engine.tokens, self.teacher.waited, self.teacher.judged)
+                                                 if self.teacher else (0, 0.0, {}))
+        return {"tokens": {"generated": made, "trained": numbers["trained"], "teacher": wrote + numbers.get("read", 0)},
+                "teacher_waited": waited, "judged": judged}
 
     def close(self):
         """Give back what other processes wait for: the teacher's cache and ranks, the process group."""
@@ -307,14 +306,9 @@ class Run:
 
 
 def light(samples):
-    """The samples of one group without their pictures; all with the same Prompt, as before."""
-    prompt = replace(samples[0].prompt, images=(), video=())
-    return [replace(s, prompt=prompt) for s in samples]
-
-
-def light_one(sample):
-    """A teacher's sample without its prompt's pictures."""
-    return replace(sample, prompt=replace(sample.prompt, images=(), video=()))
+    """The samples of one prompt without its pictures; all with the same Prompt, as before."""
+    bare = [replace(s.prompt, images=(), video=()) for s in samples[:1]]
+    return [replace(s, prompt=bare[0]) for s in samples]
 
 
 def free_text(question):

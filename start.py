@@ -20,7 +20,7 @@ from eval import SPLITS
 from kernels import check_kernels
 from parallel import connect, open_store, own_gpu
 from remote import Mailbox, Pool, Post, listen, new_key, own_host, serve
-from rollout import open_engine
+from rollout import default_kind, open_engine
 from run import Run, check_length, prompt_of
 from teacher import Cache, Teacher, fingerprint
 from url_engine import URLEngine
@@ -160,21 +160,7 @@ def connect_notes(cfg, world, run):
         box = Mailbox(run.noted_early, listener)
     host = own_host(os.environ["MASTER_ADDR"]) if world.roles.nodes > 1 else "127.0.0.1"
     address = world.first(lambda: (host, listener.address[1]))
-    run.note = Note(run.noted_early, box) if world.rank == 0 else Post(address, key)
-
-
-class Note:
-    """Rank 0's own way to its mailbox: no way at all."""
-
-    def __init__(self, callback, box):
-        self.callback, self.box = callback, box
-
-    def __call__(self, note):
-        self.callback(note)
-
-    def close(self):
-        """Close the mailbox."""
-        self.box.close()
+    run.note = box or Post(address, key)
 
 
 def _get(store, key, what, cfg):
@@ -186,7 +172,7 @@ def _get(store, key, what, cfg):
 
 
 def _kind(cfg, device):
-    return cfg.engine or ("vllm" if str(device).startswith("cuda") else "hf")
+    return cfg.engine or default_kind(device)
 
 
 def open_teacher(cfg, source, out):

@@ -32,7 +32,6 @@ from vllm.platforms import current_platform  # noqa: E402
 from vllm.sampling_params import RequestOutputKind  # noqa: E402
 from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
 
-from model import expand, pixels  # noqa: E402
 from rollout import Engine  # noqa: E402
 from sample import Sample  # noqa: E402
 
@@ -82,11 +81,7 @@ class VLLMEngine(Engine):
 
     def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
         """Engine.submit"""
-        vision = pixels(self.lm, prompt)
-        expanded = expand(self.lm, prompt, vision)
-        if len(expanded.ids) + max_new_tokens > self.window:
-            raise ValueError(f"a prompt of {len(expanded.ids)} tokens and a response of {max_new_tokens} do not fit the "
-                             f"context of {self.window} tokens; lower --max-response")
+        expanded, vision = self.fitted(prompt, max_new_tokens)
         self.wake()
         # sample j of n gets the seed s + j inside vLLM; seeds are hashes, so no two prompts overlap. Greedy: one is all n.
         params = SamplingParams(
