@@ -1,10 +1,13 @@
-"""The prompt replay buffer: hard questions wait here until they graduate (ZPPO section 3.3, Algorithm 1 step 7, Table 8).
+"""The prompt replay buffer: hard questions wait here until they graduate (ZPPO section 3.3,
+Algorithm 1 step 7, Table 8).
 
-It stores questions, never responses: an id, and what is needed to draw the paper's graduation curves. It is fed from plain
-rollouts only; answers to BCQ and NCQ prompts never count.
+It stores questions, never responses: an id, and what is needed to draw the paper's graduation
+curves. It is fed from plain rollouts only; answers to BCQ and NCQ prompts never count.
 
-* One step is one visit. A question that stands twice in a batch (new and replayed) counts once, with its mean.
-* Admit when the mean reward is below tau; graduate on a later visit at or above tau. Failing again keeps the old place.
+* One step is one visit. A question that stands twice in a batch (new and replayed) counts once,
+  with its mean.
+* Admit when the mean reward is below tau; graduate on a later visit at or above tau. Failing again
+  keeps the old place.
 * First in, first out: over capacity, the entry admitted longest ago is evicted.
 * Draws are uniform, without repeats, and leave the buffer as it is.
 
@@ -18,12 +21,16 @@ Alone:
     >>> buffer.refresh({"a": 0.5, "d": 0.0, "e": 0.0}, step=2)
     {'admitted': ['d', 'e'], 'graduated': ['a'], 'evicted': ['b']}
 """
+
 from dataclasses import asdict, dataclass
 
 
 @dataclass
 class Entry:
-    """A question in the buffer. accuracy: mean reward when it was admitted; best: the highest mean reward since."""
+    """A question in the buffer. accuracy: mean reward when it was admitted; best: the highest mean
+    reward since.
+    """
+
     question_id: str
     accuracy: float
     step: int
@@ -36,11 +43,17 @@ class Buffer:
 
     def __init__(self, capacity=10_000, tau=0.5):
         if capacity < 1 or not 0 < tau <= 1:
-            raise ValueError(f"buffer capacity {capacity} must be at least 1 and tau {tau} in (0, 1]")
+            raise ValueError(
+                f"buffer capacity {capacity} must be at least 1 and tau {tau} in (0, 1]"
+            )
         self.capacity, self.tau = capacity, tau
-        self.entries = {}                                                    # id -> Entry; insertion order is the FIFO
-        self.counts = {"admitted": {}, "graduated": {}, "evicted": {}}       # event -> entry accuracy -> count
-        self.fate = {}                                                       # visits -> fate of the entries that left
+        self.entries = {}  # id -> Entry; insertion order is the FIFO
+        self.counts = {
+            "admitted": {},
+            "graduated": {},
+            "evicted": {},
+        }  # event -> entry accuracy -> count
+        self.fate = {}  # visits -> fate of the entries that left
 
     def __len__(self):
         return len(self.entries)
@@ -52,7 +65,8 @@ class Buffer:
     def refresh(self, mean_reward, step):
         """Admit, graduate, evict, after one rollout step.
 
-        mean_reward: question id -> mean reward over all its PLAIN rollouts of this step. Returns the ids by event.
+        mean_reward: question id -> mean reward over all its PLAIN rollouts of this step. Returns
+        the ids by event.
         """
         events = {"admitted": [], "graduated": [], "evicted": []}
         for qid, r in mean_reward.items():
@@ -83,7 +97,9 @@ class Buffer:
     @staticmethod
     def _fate(table, entry, graduated):
         row = table.setdefault(str(entry.visits), {"never": 0, "improved": 0, "graduated": 0})
-        row["graduated" if graduated else "improved" if entry.best > entry.accuracy else "never"] += 1
+        row[
+            "graduated" if graduated else "improved" if entry.best > entry.accuracy else "never"
+        ] += 1
 
     def occupancy(self):
         """Entries now in the buffer by entry accuracy (Fig. 20), as {"0.125": 3, ...}."""
@@ -94,7 +110,9 @@ class Buffer:
         return out
 
     def fates(self):
-        """By number of re-sample attempts: never improved, improved, graduated (Fig. 24); entries still inside count too."""
+        """By number of re-sample attempts: never improved, improved, graduated (Fig. 24); entries
+        still inside count too.
+        """
         out = {k: dict(v) for k, v in self.fate.items()}
         for e in self.entries.values():
             self._fate(out, e, False)
@@ -102,10 +120,16 @@ class Buffer:
 
     def state(self):
         """All that decides the next step, as plain JSON values."""
-        return {"entries": [asdict(e) for e in self.entries.values()], "counts": self.counts, "fate": self.fate}
+        return {
+            "entries": [asdict(e) for e in self.entries.values()],
+            "counts": self.counts,
+            "fate": self.fate,
+        }
 
     def load(self, state):
-        """Take over a state() of another Buffer, in its order; entries beyond this capacity are evicted at the next refresh."""
+        """Take over a state() of another Buffer, in its order; entries beyond this capacity are
+        evicted at the next refresh.
+        """
         self.entries = {e["question_id"]: Entry(**e) for e in state["entries"]}
         self.counts = {event: dict(table) for event, table in state["counts"].items()}
         self.fate = {k: dict(v) for k, v in state["fate"].items()}

@@ -1,10 +1,11 @@
-"""Advantages, policy loss, chunked log-probs, and the divergence of the distillation baselines: tensors in, sums out.
+"""Advantages, policy loss, chunked log-probs, and the divergence of the distillation baselines:
+tensors in, sums out.
 
 ZPPO section 3.3, Eqs. 2-6, Table 8; the divergence is Appendix D.2's.
 
-Pure: no model, no process group, no means over tokens. The caller owns the denominator, because it has to count the tokens of
-the whole minibatch, over all micro-batches and ranks, before the first of them is divided.
-Left out, as in the paper: KL term, reference model, online filtering.
+Pure: no model, no process group, no means over tokens. The caller owns the denominator, because it
+has to count the tokens of the whole minibatch, over all micro-batches and ranks, before the first
+of them is divided. Left out, as in the paper: KL term, reference model, online filtering.
 
 Alone, one GRPO-like update on your own hidden states (N response tokens, width D, vocabulary V):
 
@@ -16,6 +17,7 @@ Alone, one GRPO-like update on your own hidden states (N response tokens, width 
     >>> advantages([1, 0, 0, 0, 1, 1], [7, 7, 7, 7, 8, 8]).round(decimals=3).tolist()
     [1.732, -0.577, -0.577, -0.577, 0.0, 0.0]
 """
+
 import math
 
 import torch
@@ -25,12 +27,14 @@ NORMS = ("nonzero", "all", "none")
 
 
 def advantages(rewards, group_ids, norm="nonzero", eps=1e-8):
-    """REINFORCE++ in two steps (Eqs. 2-3): centre in the group, then scale by one standard deviation for all.
+    """REINFORCE++ in two steps (Eqs. 2-3): centre in the group, then scale by one standard
+    deviation for all.
 
-    rewards: sequence of n floats, of the whole rollout step over all ranks; group_ids: n ints, equal inside a group.
-    norm "nonzero": mean and std over the samples of non-trivial groups (the default, "norm w/o zero"); "all": over every
-    sample; "none": step 1 only. A group is trivial when max == min: a floating-point std of equal rewards can be > 0.
-    Returns (n,) float64; trivial groups get exactly 0. Raises ValueError for a group of one and for an unknown norm.
+    rewards: sequence of n floats, of the whole rollout step over all ranks; group_ids: n ints,
+    equal inside a group. norm "nonzero": mean and std over the samples of non-trivial groups (the
+    default, "norm w/o zero"); "all": over every sample; "none": step 1 only. A group is trivial
+    when max == min: a floating-point std of equal rewards can be > 0. Returns (n,) float64; trivial
+    groups get exactly 0. Raises ValueError for a group of one and for an unknown norm.
     """
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is not one of {NORMS}")
@@ -40,29 +44,36 @@ def advantages(rewards, group_ids, norm="nonzero", eps=1e-8):
         return r
     size = torch.bincount(group)
     if (size == 1).any():
-        raise ValueError("a group with a single sample has no baseline; sample at least 2 responses a prompt")
+        raise ValueError(
+            "a group with a single sample has no baseline; sample at least 2 responses a prompt"
+        )
     G = len(size)
     low = torch.full((G,), float("inf"), dtype=r.dtype).scatter_reduce(0, group, r, "amin")
     high = torch.full((G,), -float("inf"), dtype=r.dtype).scatter_reduce(0, group, r, "amax")
-    spread = (low != high)[group]                                        # (n,)
+    spread = (low != high)[group]  # (n,)
     mean = torch.zeros(G, dtype=r.dtype).index_add(0, group, r) / size
-    a = torch.where(spread, r - mean[group], 0.0)                        # Eq. 2
+    a = torch.where(spread, r - mean[group], 0.0)  # Eq. 2
     if norm == "none" or not spread.any():
         return a
     over = a[spread] if norm == "nonzero" else a
-    a = (a - over.mean()) / (over.std(correction=0) + eps)               # Eq. 3; population std makes Eqs. 4-6 exact
+    a = (a - over.mean()) / (
+        over.std(correction=0) + eps
+    )  # Eq. 3; population std makes Eqs. 4-6 exact
     return torch.where(spread, a, 0.0)
 
 
 def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip=10.0, weight=None):
     """PPO surrogate with asymmetric clip and dual clip, summed over tokens (Table 8).
 
-    logp, old_logp, adv: (N,) for N response tokens; only logp carries a gradient. weight: (N,) factors of the tokens' losses
-    after all clips, taken as constants (tis_weight); None: 1.
-    Dual clip: with a negative advantage the loss of a token is at most dual_clip * |adv|, however large its ratio.
-    Returns (sum, stats); stats: {"tokens", "clipped", "dual_clipped"} as ints and "ratio_max", for logging.
+    logp, old_logp, adv: (N,) for N response tokens; only logp carries a gradient. weight: (N,)
+    factors of the tokens' losses after all clips, taken as constants (tis_weight); None: 1. Dual
+    clip: with a negative advantage the loss of a token is at most dual_clip * |adv|, however large
+    its ratio. Returns (sum, stats); stats: {"tokens", "clipped", "dual_clipped"} as ints and
+    "ratio_max", for logging.
     """
-    ratio = torch.exp((logp - old_logp).clamp(-20, 20))      # beyond that every clip is bound; exp(89) would make 0 * inf
+    ratio = torch.exp(
+        (logp - old_logp).clamp(-20, 20)
+    )  # beyond that every clip is bound; exp(89) would make 0 * inf
     surrogate = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
     ceiling = -dual_clip * adv
     per_token = torch.where(adv < 0, torch.minimum(surrogate, ceiling), surrogate)
@@ -70,57 +81,73 @@ def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip
         per_token = per_token * weight.detach()
     with torch.no_grad():
         bound = torch.where(adv > 0, ratio > 1 + clip_high, ratio < 1 - clip_low) & (adv != 0)
-        stats = {"tokens": len(logp), "clipped": int(bound.sum()),
-                 "dual_clipped": int(((adv < 0) & (surrogate > ceiling)).sum()),
-                 "ratio_max": float(ratio.max()) if len(ratio) else 1.0}
+        stats = {
+            "tokens": len(logp),
+            "clipped": int(bound.sum()),
+            "dual_clipped": int(((adv < 0) & (surrogate > ceiling)).sum()),
+            "ratio_max": float(ratio.max()) if len(ratio) else 1.0,
+        }
     return per_token.sum(), stats
 
 
 def tis_weight(old_logp, sampler_logp, cap):
-    """Truncated importance sampling: min(exp(old_logp - sampler_logp), cap) a token, (N,), without gradient.
+    """Truncated importance sampling: min(exp(old_logp - sampler_logp), cap) a token, (N,), without
+    gradient.
 
-    Corrects for a sampler whose probabilities are not quite the trainer's (another engine, another precision); `cap` bounds the
-    variance. With one engine for both it is 1.
+    Corrects for a sampler whose probabilities are not quite the trainer's (another engine, another
+    precision); `cap` bounds the variance. With one engine for both it is 1.
     """
     return torch.exp((old_logp - sampler_logp).detach().clamp(-20, 20)).clamp(max=cap)
 
 
 def mask_logits(logits, banned):
-    """`logits` in fp32 with probability 0 on the `banned` ids: the same distribution in sampling and in training.
+    """`logits` in fp32 with probability 0 on the `banned` ids: the same distribution in sampling
+    and in training.
 
     finfo.min rather than -inf, so that 0 * logit stays 0 in the entropy.
     """
     logits = logits.float()
-    return logits if banned is None or len(banned) == 0 else logits.index_fill(-1, banned, torch.finfo(torch.float32).min)
+    return (
+        logits
+        if banned is None or len(banned) == 0
+        else logits.index_fill(-1, banned, torch.finfo(torch.float32).min)
+    )
 
 
 def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=4096, entropy=True):
-    """Log-prob of each token and entropy at its place, never holding more than a few (chunk, V) tensors.
+    """Log-prob of each token and entropy at its place, never holding more than a few (chunk, V)
+    tensors.
 
-    hidden: (N, D); weight: (V, D) of the head; tokens: (N,) int64; banned: ids with probability 0. Softmax in fp32, of
-    logits / temperature. Each chunk's logits are made again in the backward pass. entropy: False returns zeros for it, and
-    saves a pass over the logits where nobody reads it. Returns logp (N,) and entropy (N,) in nats, fp32; the entropy carries no
-    gradient.
+    hidden: (N, D); weight: (V, D) of the head; tokens: (N,) int64; banned: ids with probability 0.
+    Softmax in fp32, of logits / temperature. Each chunk's logits are made again in the backward
+    pass. entropy: False returns zeros for it, and saves a pass over the logits where nobody reads
+    it. Returns logp (N,) and entropy (N,) in nats, fp32; the entropy carries no gradient.
     """
     if len(tokens) == 0:
-        return hidden.sum(-1).float(), hidden.sum(-1).float().detach()       # empty, and still part of the graph
-    device = hidden.device.type                                              # autocast is off in backward: name the dtype here
+        return hidden.sum(-1).float(), hidden.sum(
+            -1
+        ).float().detach()  # empty, and still part of the graph
+    device = hidden.device.type  # autocast is off in backward: name the dtype here
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return _ChunkedLogp.apply(hidden, weight, tokens, banned, temperature, chunk, entropy, dtype)
 
 
 def _chunk_logits(hidden, weight, banned, temperature):
-    logits = (hidden @ weight.T).float()                                     # (chunk, V), ours alone: in place from here on
+    logits = (hidden @ weight.T).float()  # (chunk, V), ours alone: in place from here on
     logits = logits if temperature == 1 else logits.div_(temperature)
     if banned is not None and len(banned):
-        logits.index_fill_(-1, banned, torch.finfo(torch.float32).min)       # after the division, or it becomes -inf
+        logits.index_fill_(
+            -1, banned, torch.finfo(torch.float32).min
+        )  # after the division, or it becomes -inf
     return logits
 
 
 class _ChunkedLogp(torch.autograd.Function):
-    """Written out, because a vocabulary of 248,320 makes every pass over the logits cost as much as a matrix product.
+    """Written out, because a vocabulary of 248,320 makes every pass over the logits cost as much as
+    a matrix product.
 
-    d logp[t] / d logits = onehot(t) - softmax; saved for it are one number a token (the log of the softmax's sum), no logits.
+    d logp[t] / d logits = onehot(t) - softmax; saved for it are one number a token (the log of the
+    softmax's sum), no logits.
     """
 
     @staticmethod
@@ -132,11 +159,11 @@ class _ChunkedLogp(torch.autograd.Function):
                 part = slice(i, i + chunk)
                 logits = _chunk_logits(h[part], w, banned, temperature)
                 top = logits.amax(-1, keepdim=True)
-                p = (logits - top).exp_()                                    # softmax, but for its sum
+                p = (logits - top).exp_()  # softmax, but for its sum
                 total = p.sum(-1)
                 lse[part] = top[:, 0] + total.log()
                 logp[part] = logits.gather(-1, tokens[part, None])[:, 0] - lse[part]
-                if want_entropy:                                             # -sum p log p; 0 * finfo.min is 0
+                if want_entropy:  # -sum p log p; 0 * finfo.min is 0
                     entropy[part] = lse[part] - torch.linalg.vecdot(p, logits) / total
         ctx.save_for_backward(hidden, weight, tokens, lse)
         ctx.rest = banned, temperature, chunk, dtype
@@ -149,47 +176,85 @@ class _ChunkedLogp(torch.autograd.Function):
         banned, temperature, chunk, dtype = ctx.rest
         with torch.autocast(hidden.device.type, enabled=False):
             h, w, grad = hidden.to(dtype), weight.to(dtype), grad / temperature
-            d_hidden, d_weight = torch.empty_like(h), torch.zeros_like(w, dtype=torch.float32)     # a sum over chunks
+            d_hidden, d_weight = (
+                torch.empty_like(h),
+                torch.zeros_like(w, dtype=torch.float32),
+            )  # a sum over chunks
             for i in range(0, len(tokens), chunk):
                 part = slice(i, i + chunk)
-                d = _chunk_logits(h[part], w, banned, temperature).sub_(lse[part, None]).exp_()        # softmax
+                d = (
+                    _chunk_logits(h[part], w, banned, temperature).sub_(lse[part, None]).exp_()
+                )  # softmax
                 d.mul_(-grad[part, None]).scatter_add_(-1, tokens[part, None], grad[part, None])
                 d = d.to(dtype)
                 d_hidden[part] = d @ w
                 d_weight += d.T @ h[part]
-        return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), None, None, None, None, None, None
+        return (
+            d_hidden.to(hidden.dtype),
+            d_weight.to(weight.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
-def jsd_sum(student_hidden, student_head, teacher_hidden, teacher_head, banned=None, temperature=1.0, chunk=1024):
-    """Jensen-Shannon divergence of student and teacher at each token, over the full vocabulary, summed over tokens.
+def jsd_sum(
+    student_hidden,
+    student_head,
+    teacher_hidden,
+    teacher_head,
+    banned=None,
+    temperature=1.0,
+    chunk=1024,
+):
+    """Jensen-Shannon divergence of student and teacher at each token, over the full vocabulary,
+    summed over tokens.
 
-    JSD = KL(p||m)/2 + KL(q||m)/2 with m = (p + q)/2, in nats: 0 where p = q, at most ln 2, symmetric. Softmax in fp32, of
-    logits / temperature.
-    student_hidden, teacher_hidden: (N, Ds), (N, Dt), at the same N places; heads: (V, Ds), (V', Dt). Where the vocabularies are
-    padded to different sizes, the ids that only one of them has get probability 0, as the `banned` ones do.
-    Only the student carries a gradient. Never more than (chunk, V) logits of each; a chunk is recomputed in the backward pass.
-    Returns the sum, and the (N,) divergences, detached.
+    JSD = KL(p||m)/2 + KL(q||m)/2 with m = (p + q)/2, in nats: 0 where p = q, at most ln 2,
+    symmetric. Softmax in fp32, of logits / temperature. student_hidden, teacher_hidden: (N, Ds),
+    (N, Dt), at the same N places; heads: (V, Ds), (V', Dt). Where the vocabularies are padded to
+    different sizes, the ids that only one of them has get probability 0, as the `banned` ones do.
+    Only the student carries a gradient. Never more than (chunk, V) logits of each; a chunk is
+    recomputed in the backward pass. Returns the sum, and the (N,) divergences, detached.
     """
     V = min(len(student_head), len(teacher_head))
     banned = None if banned is None else banned[banned < V]
 
     def log_probs(h, head):
         # divided before masking: finfo.min / 0.5 would be -inf, and -inf - -inf below nan
-        return torch.log_softmax(mask_logits((h @ head[:V].T).float() / temperature, banned), dim=-1)      # (chunk, V)
+        return torch.log_softmax(
+            mask_logits((h @ head[:V].T).float() / temperature, banned), dim=-1
+        )  # (chunk, V)
 
     def part(hs, ht):
         logp = log_probs(hs, student_head)
         with torch.no_grad():
             logq = log_probs(ht, teacher_head)
-        # log p/m = ln 2 - ln(1 + q/p), from the log ratio: exactly 0 where p = q, finite where p or q underflows to 0
+        # log p/m = ln 2 - ln(1 + q/p), from the log ratio: exactly 0 where p = q, finite where p or
+        # q underflows to 0
         ratio = logq - logp
         zero = torch.zeros_like(ratio)
         p_over_m, q_over_m = (math.log(2) - torch.logaddexp(zero, r) for r in (ratio, -ratio))
         return ((logp.exp() * p_over_m).sum(-1) + (logq.exp() * q_over_m).sum(-1)) / 2
 
     if len(student_hidden) == 0:
-        return student_hidden.sum().float(), student_hidden.new_zeros(0).float()      # empty, and still part of the graph
-    per_token = torch.cat([checkpoint(part, student_hidden[i:i + chunk], teacher_hidden[i:i + chunk], use_reentrant=False)
-                           if torch.is_grad_enabled() else part(student_hidden[i:i + chunk], teacher_hidden[i:i + chunk])
-                           for i in range(0, len(student_hidden), chunk)])
+        return student_hidden.sum().float(), student_hidden.new_zeros(
+            0
+        ).float()  # empty, and still part of the graph
+    per_token = torch.cat(
+        [
+            checkpoint(
+                part,
+                student_hidden[i : i + chunk],
+                teacher_hidden[i : i + chunk],
+                use_reentrant=False,
+            )
+            if torch.is_grad_enabled()
+            else part(student_hidden[i : i + chunk], teacher_hidden[i : i + chunk])
+            for i in range(0, len(student_hidden), chunk)
+        ]
+    )
     return per_token.sum(), per_token.detach()

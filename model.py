@@ -1,12 +1,15 @@
-"""A Hugging Face model folder as an LM: weights, tokenizer, image processor, and the two forwards that ZPPO needs.
+"""A Hugging Face model folder as an LM: weights, tokenizer, image processor, and the two forwards
+that ZPPO needs.
 
-Everything that knows about Qwen3.5's vision inputs and 3-D positions is here, so that rollout.py and train.py see token ids
-and hidden states only. Text-only models (Llama, Qwen3, ...) load the same way and simply have no image processor.
-Deliberately not here: a processor class. `AutoProcessor` for Qwen3.5 needs torchvision for its video half; the image
-processor and the tokenizer do not, and the few lines that expand placeholders are below.
+Everything that knows about Qwen3.5's vision inputs and 3-D positions is here, so that rollout.py
+and train.py see token ids and hidden states only. Text-only models (Llama, Qwen3, ...) load the
+same way and simply have no image processor. Deliberately not here: a processor class.
+`AutoProcessor` for Qwen3.5 needs torchvision for its video half; the image processor and the
+tokenizer do not, and the few lines that expand placeholders are below.
 
     lm = load("assets/student")
 """
+
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -15,28 +18,41 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText,
-                          AutoTokenizer, BatchFeature, GenerationConfig)
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BatchFeature,
+    GenerationConfig,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
-transformers_logging.set_verbosity_error()      # hints about kernels that only a GPU has would bury our own lines
+# hints about kernels that only a GPU has would bury our own lines
+transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
 @dataclass
 class LM:
-    """A loaded model. `banned` ids can't be sampled, and get probability 0 in training too (the same distribution)."""
-    net: Any                        # the transformers model
+    """A loaded model. `banned` ids can't be sampled, and get probability 0 in training too (the
+    same distribution).
+    """
+
+    net: Any  # the transformers model
     tokenizer: Any
-    image_processor: Any            # None for a text-only model
+    image_processor: Any  # None for a text-only model
     path: str
     eos_ids: tuple[int, ...]
-    banned: torch.Tensor            # int64, on the model's device
-    image_id: int = -1              # placeholder ids; -1: the model has none
+    banned: torch.Tensor  # int64, on the model's device
+    image_id: int = -1  # placeholder ids; -1: the model has none
     video_id: int = -1
-    compute: torch.dtype = torch.float32      # of matrix products; the weights themselves stay float32
-    sharded: bool = False           # FSDP gathers the weights in `compute`, so that autocast has nothing left to do
+    compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
+    sharded: bool = (
+        False  # FSDP gathers the weights in `compute`, so that autocast has nothing left to do
+    )
 
     @property
     def device(self):
@@ -60,7 +76,11 @@ class LM:
 
     def autocast(self):
         """Context in which sampler and trainer alike run their forwards."""
-        plain = self.sharded or self.compute == torch.float32 or next(self.net.parameters()).dtype == self.compute
+        plain = (
+            self.sharded
+            or self.compute == torch.float32
+            or next(self.net.parameters()).dtype == self.compute
+        )
         return nullcontext() if plain else torch.autocast(self.device.type, self.compute)
 
     def blocks(self):
@@ -73,50 +93,75 @@ class LM:
 
 
 def load_parts(path):
-    """(config, tokenizer, image processor or None) of a model folder or hub id: all of it but the weights.
+    """(config, tokenizer, image processor or None) of a model folder or hub id: all of it but the
+    weights.
 
     Raises ValueError with one line that names the folder and what is missing.
     """
-    if (path.startswith((".", "/", "~")) or path.count("/") != 1) and not Path(path).exists():     # a hub id is owner/name
+    if (path.startswith((".", "/", "~")) or path.count("/") != 1) and not Path(
+        path
+    ).exists():  # a hub id is owner/name
         raise ValueError(f"{path}: no such model folder")
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as e:
-        raise ValueError(f"{path}: not a model folder or hub id that transformers can read ({_first_line(e)})") from e
+        raise ValueError(
+            f"{path}: not a model folder or hub id that transformers can read ({_first_line(e)})"
+        ) from e
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as e:
-        raise ValueError(f"{path}: no tokenizer in this model folder ({_first_line(e)}); "
-                         f"copy tokenizer.json and tokenizer_config.json there") from e
+        raise ValueError(
+            f"{path}: no tokenizer in this model folder ({_first_line(e)}); "
+            f"copy tokenizer.json and tokenizer_config.json there"
+        ) from e
     if not tokenizer.chat_template:
-        raise ValueError(f"{path}: the tokenizer has no chat template; add chat_template.jinja to the folder")
+        raise ValueError(
+            f"{path}: the tokenizer has no chat template; add chat_template.jinja to the folder"
+        )
     try:
-        image_processor = (AutoImageProcessor.from_pretrained(path, backend="pil") if hasattr(config, "vision_config")
-                           else None)
+        image_processor = (
+            AutoImageProcessor.from_pretrained(path, backend="pil")
+            if hasattr(config, "vision_config")
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{path}: no image processor in this model folder ({_first_line(e)}); "
-                         f"copy preprocessor_config.json there") from e
+        raise ValueError(
+            f"{path}: no image processor in this model folder ({_first_line(e)}); "
+            f"copy preprocessor_config.json there"
+        ) from e
     return config, tokenizer, image_processor
 
 
 def attention(device):
-    """"flash_attention_2" where the package is installed and the device is a GPU, else PyTorch's own "sdpa"."""
-    return "flash_attention_2" if str(device).startswith("cuda") and find_spec("flash_attn") else "sdpa"
+    """ "flash_attention_2" where the package is installed and the device is a GPU, else PyTorch's
+    own "sdpa".
+    """
+    return (
+        "flash_attention_2"
+        if str(device).startswith("cuda") and find_spec("flash_attn")
+        else "sdpa"
+    )
 
 
 def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
-    """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat template.
+    """Load a causal or image-text-to-text model folder (or hub id) with its tokenizer and chat
+    template.
 
-    dtype: "float32" or "bfloat16", of the matrix products. masters: the weights are float32 either way (in bfloat16 an
-    update of lr 1e-6 is mostly rounded away); False for a model that is not trained: they are kept in dtype. attend: the
-    attention implementation. Raises ValueError with one line that names the folder and what is missing.
+    dtype: "float32" or "bfloat16", of the matrix products. masters: the weights are float32 either
+    way (in bfloat16 an update of lr 1e-6 is mostly rounded away); False for a model that is not
+    trained: they are kept in dtype. attend: the attention implementation. Raises ValueError with
+    one line that names the folder and what is missing.
     """
     path = str(path)
     config, tokenizer, image_processor = load_parts(path)
     auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
-        net = auto.from_pretrained(path, dtype=torch.float32 if masters else getattr(torch, dtype),
-                                   attn_implementation=attend).to(device)
+        net = auto.from_pretrained(
+            path,
+            dtype=torch.float32 if masters else getattr(torch, dtype),
+            attn_implementation=attend,
+        ).to(device)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
     lm = from_parts(net, tokenizer, image_processor, path)
@@ -128,7 +173,11 @@ class NoNet:
     """Stands where the weights would be, for an LM that only reads and measures prompts."""
 
     def __init__(self, config, generation_config):
-        self.config, self.generation_config, self.device = config, generation_config, torch.device("cpu")
+        self.config, self.generation_config, self.device = (
+            config,
+            generation_config,
+            torch.device("cpu"),
+        )
 
     def eval(self):
         """Nothing to switch off."""
@@ -143,21 +192,22 @@ def count_params(path):
 
 
 def text_side(path):
-    """An LM of a model folder or hub id whose weights are elsewhere (remote.Pool): encode, window, end tokens, no forward.
+    """An LM of a model folder or hub id whose weights are elsewhere (remote.Pool): encode, window,
+    end tokens, no forward.
 
     Raises ValueError as load() does.
     """
     config, tokenizer, image_processor = load_parts(str(path))
     try:
         generation = GenerationConfig.from_pretrained(str(path))
-    except OSError:                 # a folder without generation_config.json
+    except OSError:  # a folder without generation_config.json
         generation = GenerationConfig.from_model_config(config)
     return from_parts(NoNet(config, generation), tokenizer, image_processor, str(path))
 
 
 def from_parts(net, tokenizer, image_processor, path):
     """An LM from its parts (tiny.py makes models without a folder)."""
-    net.eval()                      # no dropout in these models; eval keeps it so when a config says otherwise
+    net.eval()  # no dropout in these models; eval keeps it so when a config says otherwise
     config = net.config
     image_id = getattr(config, "image_token_id", -1)
     video_id = getattr(config, "video_token_id", -1)
@@ -166,17 +216,34 @@ def from_parts(net, tokenizer, image_processor, path):
     eos_ids = tuple(sorted({*eos, tokenizer.eos_token_id} - {None}))
     if not eos_ids:
         raise ValueError(f"{path}: neither tokenizer nor generation config names an end token")
-    # Placeholders break the training forward when sampled; ids beyond the tokenizer are padding of the embedding.
+    # Placeholders break the training forward when sampled; ids beyond the tokenizer are padding of
+    # the embedding.
     vocabulary = config.get_text_config().vocab_size
-    vision_ids = {getattr(config, name, None) for name in
-                  ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")} - {None}
+    vision_ids = {
+        getattr(config, name, None)
+        for name in (
+            "image_token_id",
+            "video_token_id",
+            "vision_start_token_id",
+            "vision_end_token_id",
+        )
+    } - {None}
     banned = sorted({*vision_ids, *range(len(tokenizer), vocabulary)} - set(eos_ids))
-    return LM(net, tokenizer, image_processor, str(path), eos_ids,
-              torch.tensor(banned, dtype=torch.long, device=net.device), image_id, video_id)
+    return LM(
+        net,
+        tokenizer,
+        image_processor,
+        str(path),
+        eos_ids,
+        torch.tensor(banned, dtype=torch.long, device=net.device),
+        image_id,
+        video_id,
+    )
 
 
 def save(lm, folder, weights=None):
-    """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image processor.
+    """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image
+    processor.
 
     weights: {name: full tensor} where the net itself holds only shards of them.
     """
@@ -186,12 +253,15 @@ def save(lm, folder, weights=None):
         lm.image_processor.save_pretrained(folder)
 
 
-# ---- vision inputs -------------------------------------------------------------------------------------------------
+# ---- vision inputs -------------------------------------------------------------------------------
+
 
 def pixels(lm, prompt):
-    """The vision inputs of one prompt: {"image": (values, grid)} and/or {"video": (values, grid)}, empty for text.
+    """The vision inputs of one prompt: {"image": (values, grid)} and/or {"video": (values, grid)},
+    empty for text.
 
-    values: (patches, patch_dim) float; grid: (images, 3) int64, temporal x height x width in patches.
+    values: (patches, patch_dim) float; grid: (images, 3) int64, temporal x height x width in
+    patches.
     """
     out = {}
     if prompt.images:
@@ -203,7 +273,8 @@ def pixels(lm, prompt):
 
 
 def _video_pixels(lm, frames):
-    # The image processor repeats one frame to fill a temporal patch; a video puts consecutive frames there instead.
+    # The image processor repeats one frame to fill a temporal patch; a video puts consecutive
+    # frames there instead.
     tp = lm.image_processor.temporal_patch_size
     frames = [*frames, *[frames[-1]] * (-len(frames) % tp)]
     x: BatchFeature = lm.image_processor(images=frames, return_tensors="pt")
@@ -212,38 +283,51 @@ def _video_pixels(lm, frames):
         raise ValueError("the frames of a video must have one size")
     h, w = int(grid[0, 1]), int(grid[0, 2])
     p = lm.image_processor.patch_size
-    values = x["pixel_values"].view(len(frames) // tp, tp, h * w, -1, tp, p * p)    # frame f of a patch has tp equal copies
-    values = torch.stack([values[:, f, :, :, f] for f in range(tp)], dim=3)         # (T/tp, h*w, C, tp, p*p)
+    values = x["pixel_values"].view(
+        len(frames) // tp, tp, h * w, -1, tp, p * p
+    )  # frame f of a patch has tp equal copies
+    values = torch.stack(
+        [values[:, f, :, :, f] for f in range(tp)], dim=3
+    )  # (T/tp, h*w, C, tp, p*p)
     return values.reshape(-1, x["pixel_values"].shape[1]), torch.tensor([[len(frames) // tp, h, w]])
 
 
 def expand(lm, prompt, vision):
-    """`prompt` with each single placeholder id repeated to the number of visual tokens (what vLLM does by itself).
+    """`prompt` with each single placeholder id repeated to the number of visual tokens (what vLLM
+    does by itself).
 
-    A video becomes one block per temporal patch with its timestamp written before it, as Qwen3.5 was trained.
-    vision: pixels(lm, prompt). Returns a Prompt; raises ValueError when placeholders and images differ in number.
+    A video becomes one block per temporal patch with its timestamp written before it, as Qwen3.5
+    was trained. vision: pixels(lm, prompt). Returns a Prompt; raises ValueError when placeholders
+    and images differ in number.
     """
     if not vision:
         return prompt
-    merge = lm.image_processor.merge_size ** 2
+    merge = lm.image_processor.merge_size**2
     grids = [g for g in vision["image"][1]] if "image" in vision else []
-    if prompt.ids.count(lm.image_id) != len(grids) or prompt.ids.count(lm.video_id) != ("video" in vision):
-        raise ValueError(f"{prompt.ids.count(lm.image_id)} image and {prompt.ids.count(lm.video_id)} video placeholders "
-                         f"for {len(grids)} images and {int('video' in vision)} videos")
+    if prompt.ids.count(lm.image_id) != len(grids) or prompt.ids.count(lm.video_id) != (
+        "video" in vision
+    ):
+        raise ValueError(
+            f"{prompt.ids.count(lm.image_id)} image and {prompt.ids.count(lm.video_id)} video placeholders "
+            f"for {len(grids)} images and {int('video' in vision)} videos"
+        )
     ids, grids, source = [], iter(grids), list(prompt.ids)
     for k, token in enumerate(source):
         if token == lm.image_id:
             ids += [token] * (int(next(grids).prod()) // merge)
         elif token == lm.video_id:
-            # the template wrote <vision_start> PAD <vision_end> once; each temporal patch gets its own pair
+            # the template wrote <vision_start> PAD <vision_end> once; each temporal patch gets its
+            # own pair
             start, end, tp = source[k - 1], source[k + 1], lm.image_processor.temporal_patch_size
             t, h, w = vision["video"][1][0].tolist()
             ids.pop()
             for j in range(t):
                 seconds = (j * tp + (tp - 1) / 2) / prompt.video_fps
-                stamp = lm.tokenizer(f"<{seconds:.1f} seconds>", add_special_tokens=False)["input_ids"]
+                stamp = lm.tokenizer(f"<{seconds:.1f} seconds>", add_special_tokens=False)[
+                    "input_ids"
+                ]
                 ids += [*stamp, start, *[token] * (h * w // merge), end]
-            ids.pop()               # the template's own <vision_end> follows
+            ids.pop()  # the template's own <vision_end> follows
         else:
             ids.append(token)
     return replace(prompt, ids=tuple(ids))
@@ -255,7 +339,9 @@ def length(lm, prompt):
 
 
 def positions(lm, prompt, vision):
-    """Rope positions of an expanded prompt: ((3, P) int64, the next free position). Text: all three rows 0..P-1."""
+    """Rope positions of an expanded prompt: ((3, P) int64, the next free position). Text: all three
+    rows 0..P-1.
+    """
     P = len(prompt.ids)
     if not vision:
         return torch.arange(P).expand(3, P), P
@@ -266,10 +352,13 @@ def positions(lm, prompt, vision):
     return pos[:, 0], P + int(delta)
 
 
-# ---- forward -------------------------------------------------------------------------------------------------------
+# ---- forward -------------------------------------------------------------------------------------
+
 
 def features(lm, visions):
-    """Vision tower, once per distinct prompt: a list over prompts of {"image": (tokens, D), "video": (tokens, D)}."""
+    """Vision tower, once per distinct prompt: a list over prompts of {"image": (tokens, D),
+    "video": (tokens, D)}.
+    """
     out = [{} for _ in visions]
     for kind in ("image", "video"):
         have = [i for i, v in enumerate(visions) if kind in v]
@@ -277,7 +366,9 @@ def features(lm, visions):
             continue
         values = torch.cat([visions[i][kind][0] for i in have]).to(lm.device)
         grid = torch.cat([visions[i][kind][1] for i in have]).to(lm.device)
-        parts = iter(lm.base.get_image_features(values, grid).pooler_output)      # one (tokens, D) a grid row
+        parts = iter(
+            lm.base.get_image_features(values, grid).pooler_output
+        )  # one (tokens, D) a grid row
         for i in have:
             out[i][kind] = torch.cat([next(parts) for _ in visions[i][kind][1]])
     return out
@@ -286,11 +377,19 @@ def features(lm, visions):
 def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
     """Hidden states of a padded batch.
 
-    ids, mask: (B, T) int64; pos: (3, B, T) int64; feats: features() of the distinct prompts; rows: (B,) index of each
-    row's prompt in feats. cache: a transformers Cache to fill and extend, or None. Returns (B, T, D).
+    ids, mask: (B, T) int64; pos: (3, B, T) int64; feats: features() of the distinct prompts; rows:
+    (B,) index of each row's prompt in feats. cache: a transformers Cache to fill and extend, or
+    None. Returns (B, T, D).
     """
-    kwargs = {"input_ids": ids, "attention_mask": mask, "position_ids": pos if lm.image_processor else pos[0]}
-    kwargs |= {"past_key_values": cache, "use_cache": cache is not None}       # else each training forward would fill one
+    kwargs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": pos if lm.image_processor else pos[0],
+    }
+    kwargs |= {
+        "past_key_values": cache,
+        "use_cache": cache is not None,
+    }  # else each training forward would fill one
     encoded = {}
     for kind in ("image", "video"):
         parts = [feats[r][kind] for r in rows if kind in feats[r]] if feats else []
@@ -304,10 +403,11 @@ def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
 def collate(lm, samples):
     """Right-padded rows prompt + response for training. Returns a dict:
 
-    ids, mask (B, T) int64; pos (3, B, T); target (B, T) bool, True where ids are response tokens (the end token inside);
-    visions: vision inputs of the distinct prompts; rows: list of B indices into visions.
+    ids, mask (B, T) int64; pos (3, B, T); target (B, T) bool, True where ids are response tokens
+    (the end token inside); visions: vision inputs of the distinct prompts; rows: list of B indices
+    into visions.
     """
-    prompts = {}                     # id of the Prompt object -> (row in visions, positions, next position)
+    prompts = {}  # id of the Prompt object -> (row in visions, positions, next position)
     visions, rows = [], []
     T = max(len(s.prompt.ids) + len(s.response_ids) for s in samples)
     ids = torch.zeros(len(samples), T, dtype=torch.long)
@@ -320,22 +420,29 @@ def collate(lm, samples):
             visions.append(vision)
         row, prompt_pos, start = prompts[id(s.prompt)]
         P, R = len(s.prompt.ids), len(s.response_ids)
-        ids[i, :P + R] = torch.tensor((*s.prompt.ids, *s.response_ids))
-        mask[i, :P + R] = 1          # masks come from lengths, never from ids == pad
-        target[i, P:P + R] = True
+        ids[i, : P + R] = torch.tensor((*s.prompt.ids, *s.response_ids))
+        mask[i, : P + R] = 1  # masks come from lengths, never from ids == pad
+        target[i, P : P + R] = True
         pos[:, i, :P] = prompt_pos
-        pos[:, i, P:P + R] = torch.arange(start, start + R)
+        pos[:, i, P : P + R] = torch.arange(start, start + R)
         rows.append(row)
     to = lm.device
-    return {"ids": ids.to(to), "mask": mask.to(to), "pos": pos.to(to), "target": target.to(to),
-            "visions": visions, "rows": rows}
+    return {
+        "ids": ids.to(to),
+        "mask": mask.to(to),
+        "pos": pos.to(to),
+        "target": target.to(to),
+        "visions": visions,
+        "rows": rows,
+    }
 
 
 def response_hidden(lm, batch, always_look=False):
-    """The hidden state BEFORE each response token, and that token: (N, D) and (N,) int64, row by row.
+    """The hidden state BEFORE each response token, and that token: (N, D) and (N,) int64, row by
+    row.
 
-    always_look: run the vision tower, with weight zero, also on a batch without images: under FSDP a rank whose rows have
-    none would reduce other gradients than the ranks whose rows have some.
+    always_look: run the vision tower, with weight zero, also on a batch without images: under FSDP
+    a rank whose rows have none would reduce other gradients than the ranks whose rows have some.
     """
     feats = features(lm, batch["visions"])
     h = hidden_states(lm, batch["ids"], batch["mask"], batch["pos"], feats, batch["rows"])
@@ -348,7 +455,9 @@ def response_hidden(lm, batch, always_look=False):
 
 def _glance(lm):
     p = lm.image_processor
-    values = torch.zeros(p.merge_size ** 2, 3 * p.temporal_patch_size * p.patch_size ** 2, device=lm.device)
+    values = torch.zeros(
+        p.merge_size**2, 3 * p.temporal_patch_size * p.patch_size**2, device=lm.device
+    )
     grid = torch.tensor([[1, p.merge_size, p.merge_size]], device=lm.device)
     return lm.base.get_image_features(values, grid).pooler_output[0]
 

@@ -1,11 +1,14 @@
-"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section 3.2, Algorithm 1).
+"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section
+3.2, Algorithm 1).
 
-* BCQ, binary candidate-included question (Fig. 17): one correct teacher response beside one wrong student response.
-* NCQ, negative candidate-included question (Fig. 18): all wrong student responses, and the list of their answers.
+* BCQ, binary candidate-included question (Fig. 17): one correct teacher response beside one wrong
+  student response.
+* NCQ, negative candidate-included question (Fig. 18): all wrong student responses, and the list of
+  their answers.
 
-Candidates carry no letter, no name and no fixed place: their order comes from the run's rng, so that neither position nor
-format tells which is right. `clean` keeps a candidate inside its tags. The wording is ours; a fork replaces the constants.
-Nothing of the project is imported. Alone:
+Candidates carry no letter, no name and no fixed place: their order comes from the run's rng, so
+that neither position nor format tells which is right. `clean` keeps a candidate inside its tags.
+The wording is ours; a fork replaces the constants. Nothing of the project is imported. Alone:
 
     >>> import random
     >>> rng = random.Random(0)
@@ -17,45 +20,72 @@ Nothing of the project is imported. Alone:
     >>> fill([1, 3], {"bcq": {1, 3}, "ncq": {1, 3}}, cap=3)
     [(1, 'bcq'), (1, 'ncq'), (3, 'bcq')]
 """
+
 import re
 
-BCQ = ("{question}\n\nTwo candidate responses follow in <candidate> </candidate> tags. One of them is correct and the "
-       "other is wrong. You may use them as references.\n{candidates}")
-NCQ = ("{question}\n\nThese answers are all WRONG: {answers}.\nThe incorrect reasoning behind them follows in "
-       "<candidate> </candidate> tags.\n{candidates}")
-NCQ_NO_ANSWERS = ("{question}\n\nThe incorrect reasoning of failed attempts follows in <candidate> </candidate> tags. "
-                  "All of it is WRONG.\n{candidates}")
-HINT = "{question}\n\nA hint follows in <hint> </hint> tags. You may use it.\n<hint>\n{hint}\n</hint>"
+BCQ = (
+    "{question}\n\nTwo candidate responses follow in <candidate> </candidate> tags. One of them is correct and the "
+    "other is wrong. You may use them as references.\n{candidates}"
+)
+NCQ = (
+    "{question}\n\nThese answers are all WRONG: {answers}.\nThe incorrect reasoning behind them follows in "
+    "<candidate> </candidate> tags.\n{candidates}"
+)
+NCQ_NO_ANSWERS = (
+    "{question}\n\nThe incorrect reasoning of failed attempts follows in <candidate> </candidate> tags. "
+    "All of it is WRONG.\n{candidates}"
+)
+HINT = (
+    "{question}\n\nA hint follows in <hint> </hint> tags. You may use it.\n<hint>\n{hint}\n</hint>"
+)
 CANDIDATE = "<candidate>\n{text}\n</candidate>"
 
-TAGS = ("<candidate>", "</candidate>", "<response>", "</response>", "<summary>", "</summary>", "<think>", "</think>",
-        "<hint>", "</hint>")
+TAGS = (
+    "<candidate>",
+    "</candidate>",
+    "<response>",
+    "</response>",
+    "<summary>",
+    "</summary>",
+    "<think>",
+    "</think>",
+    "<hint>",
+    "</hint>",
+)
 
 
 def clean(text, control=()):
-    """`text` without any control tag: our own TAGS and the strings in `control` (the tokenizer's special tokens).
+    """`text` without any control tag: our own TAGS and the strings in `control` (the tokenizer's
+    special tokens).
 
-    Removal repeats until nothing is left to remove, because taking `<think>` out of `</cand<think>idate>` writes a new tag.
+    Removal repeats until nothing is left to remove, because taking `<think>` out of
+    `</cand<think>idate>` writes a new tag.
     """
     longest_first = sorted({*TAGS, *control}, key=len, reverse=True)
     parts = [re.escape(t).replace("</", r"<\s*/\s*").replace(">", r"\s*>") for t in longest_first]
-    tags = re.compile("|".join(parts), re.IGNORECASE)        # `</Candidate >` reads as a tag to a model, too
+    tags = re.compile(
+        "|".join(parts), re.IGNORECASE
+    )  # `</Candidate >` reads as a tag to a model, too
     while (shorter := tags.sub("", text)) != text:
         text = shorter
     return text.strip()
 
 
 def bcq(question, right, wrong, rng, control=()):
-    """The BCQ prompt text (Fig. 17) from one correct and one wrong candidate; rng: random.Random, decides the order."""
+    """The BCQ prompt text (Fig. 17) from one correct and one wrong candidate; rng: random.Random,
+    decides the order.
+    """
     pair = [right, wrong]
     rng.shuffle(pair)
     return BCQ.format(question=question, candidates=_blocks(pair, control))
 
 
 def ncq(question, wrong, answers, rng, control=()):
-    """The NCQ prompt text (Fig. 18). wrong: all wrong candidates; answers: their parsed answers without repeats.
+    """The NCQ prompt text (Fig. 18). wrong: all wrong candidates; answers: their parsed answers
+    without repeats.
 
-    A wrong response without a box has no answer to list, so `answers` may be shorter than `wrong`, or empty.
+    A wrong response without a box has no answer to list, so `answers` may be shorter than `wrong`,
+    or empty.
     """
     wrong = list(wrong)
     rng.shuffle(wrong)
@@ -65,12 +95,16 @@ def ncq(question, wrong, answers, rng, control=()):
 
 
 def hint(question, text, control=()):
-    """The prompt of the hint baseline (Fig. 19): the question and an answer-free hint from a correct teacher response."""
+    """The prompt of the hint baseline (Fig. 19): the question and an answer-free hint from a
+    correct teacher response.
+    """
     return HINT.format(question=question, hint=clean(text, control))
 
 
 def distinct(answers):
-    """`answers` without empty ones and without repeats, spaces and case aside, in their order (Fig. 18 lists each once)."""
+    """`answers` without empty ones and without repeats, spaces and case aside, in their order (Fig.
+    18 lists each once).
+    """
     first = {}
     for a in answers:
         if a.strip():
@@ -83,10 +117,12 @@ def _blocks(candidates, control):
 
 
 def hardest(mean_reward, tau, cap, rng):
-    """Pre-cap (Algorithm 1, step 3): indices of the at most `cap` hardest hard questions, ascending mean reward.
+    """Pre-cap (Algorithm 1, step 3): indices of the at most `cap` hardest hard questions, ascending
+    mean reward.
 
-    mean_reward: one number a plain group. Hard means < tau. Ties fall by lot (rng: random.Random): in the order of the batch,
-    new questions at 0 would take every slot and the replayed ones behind them would never be reformulated.
+    mean_reward: one number a plain group. Hard means < tau. Ties fall by lot (rng: random.Random):
+    in the order of the batch, new questions at 0 would take every slot and the replayed ones behind
+    them would never be reformulated.
     """
     hard = [i for i, r in enumerate(mean_reward) if r < tau]
     rng.shuffle(hard)
@@ -94,9 +130,10 @@ def hardest(mean_reward, tau, cap, rng):
 
 
 def fill(order, have, cap):
-    """Post-cap (step 5): walk `order` (hardest first), each question's kinds in the order of `have`, until `cap` are chosen.
+    """Post-cap (step 5): walk `order` (hardest first), each question's kinds in the order of
+    `have`, until `cap` are chosen.
 
-    have: {"bcq": set of indices, "ncq": set, ...}. Returns [(index, kind)]. When one slot is left the BCQ takes it, because it
-    stands first.
+    have: {"bcq": set of indices, "ncq": set, ...}. Returns [(index, kind)]. When one slot is left
+    the BCQ takes it, because it stands first.
     """
     return [(i, kind) for i in order for kind in have if i in have[kind]][:cap]

@@ -1,7 +1,9 @@
-"""Shared by all tests: the repository on sys.path, one thread, a random tiny model, and stand-ins for slow parts.
+"""Shared by all tests: the repository on sys.path, one thread, a random tiny model, and stand-ins
+for slow parts.
 
-    python -m pytest tests
+python -m pytest tests
 """
+
 import copy
 import os
 import sys
@@ -14,21 +16,28 @@ import torch
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ["OMP_NUM_THREADS"] = "1"         # of the processes that tests start; two workers share the cores
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # of the processes that tests start; two workers share the cores
+)
 torch.set_num_threads(1)
-settings.register_profile("zppo", deadline=None, derandomize=True, database=None,
-                          suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "zppo",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("zppo")
 
-import tiny  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
-from hf_engine import HFEngine  # noqa: E402
-from parallel import World  # noqa: E402
-from rollout import Engine  # noqa: E402
+from distributed import World  # noqa: E402
+from engines.base import Engine  # noqa: E402
+from engines.hf import HFEngine  # noqa: E402
+from records import Group, Sample  # noqa: E402
 from run import Run, prompt_of  # noqa: E402
-from sample import Group, Sample  # noqa: E402
 from teacher import Cache, Teacher  # noqa: E402
+from tiny import world as tiny  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
 
@@ -58,8 +67,14 @@ def questions():
 @pytest.fixture(scope="session")
 def few(questions):
     """Two questions of each modality, of different lengths where the world has them."""
-    return [q for name in MODALITIES for q in (questions[name][0],
-            next(x for x in questions[name] if len(x.id) != len(questions[name][0].id)))]
+    return [
+        q
+        for name in MODALITIES
+        for q in (
+            questions[name][0],
+            next(x for x in questions[name] if len(x.id) != len(questions[name][0].id)),
+        )
+    ]
 
 
 @pytest.fixture
@@ -70,17 +85,32 @@ def cfg():
 
 @pytest.fixture(scope="session")
 def rollouts():
-    """What train.py hands to update(): graded Groups of real samples. rewards: one list a question, in order."""
+    """What train.py hands to update(): graded Groups of real samples. rewards: one list a question,
+    in order.
+    """
+
     def make(engine, questions, rewards, cfg, seed=0, kind="plain"):
         prompts = [prompt_of(engine.lm, q, q.question, cfg) for q in questions]
         drawn = engine.sample(prompts, cfg.n, cfg.max_response, seed, cfg.temperature)
-        return [Group(i, kind, "new", q, tuple(replace(s, group_id=i, question_id=q.id, reward=r) for s, r in zip(samples, rs)))
-                for i, q, samples, rs in zip(count(), questions, drawn, rewards)]
+        return [
+            Group(
+                i,
+                kind,
+                "new",
+                q,
+                tuple(
+                    replace(s, group_id=i, question_id=q.id, reward=r) for s, r in zip(samples, rs)
+                ),
+            )
+            for i, q, samples, rs in zip(count(), questions, drawn, rewards)
+        ]
+
     return make
 
 
 class Scripted(Engine):
-    """An engine whose k-th response to a prompt is reply(prompt text, k), with k counted over all calls.
+    """An engine whose k-th response to a prompt is reply(prompt text, k), with k counted over all
+    calls.
 
     calls: what it was asked between two times that it was idle, as dicts.
     """
@@ -89,10 +119,29 @@ class Scripted(Engine):
         super().__init__(lm)
         self.reply, self.calls, self.asked, self.queue = reply, [], {}, []
 
-    def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, top_k=0, presence_penalty=0.0):
+    def submit(
+        self,
+        key,
+        prompt,
+        n,
+        max_new_tokens,
+        seed,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        presence_penalty=0.0,
+    ):
         if not self.queue:
-            self.calls.append({"prompts": [], "n": n, "max_new_tokens": max_new_tokens, "seeds": [], "temperature": temperature,
-                               "top_p": top_p})
+            self.calls.append(
+                {
+                    "prompts": [],
+                    "n": n,
+                    "max_new_tokens": max_new_tokens,
+                    "seeds": [],
+                    "temperature": temperature,
+                    "top_p": top_p,
+                }
+            )
         self.calls[-1]["prompts"].append(prompt)
         self.calls[-1]["seeds"].append(seed)
         self.queue.append((key, prompt, n))
@@ -104,7 +153,9 @@ class Scripted(Engine):
             for _ in range(n):
                 k = self.asked[prompt] = self.asked.get(prompt, -1) + 1
                 text = self.reply(prompt, k)
-                ids = tuple(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + (self.lm.eos_ids[0],)
+                ids = tuple(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + (
+                    self.lm.eos_ids[0],
+                )
                 group.append(Sample(p, ids, (0.0,) * len(ids), text, False))
             out.append((key, group))
         self.queue = []
@@ -128,19 +179,34 @@ def scripted():
 
 @pytest.fixture
 def make_run(lm, tmp_path):
-    """A run.Run on the tiny model, as start.open_all makes it; with `reply`, its teacher is Scripted."""
+    """A run.Run on the tiny model, as start.open_all makes it; with `reply`, its teacher is
+    Scripted.
+    """
     made = []
 
     def make(cfg, reply=None, questions=(), student=None):
         cfg.resume_from = ""
         out = tmp_path / f"run{len(made)}"
         out.mkdir()
-        teacher = Teacher(Scripted(lm, reply) if reply else HFEngine(lm), Cache(out / "teacher.jsonl", "t"), cfg.teacher_n,
-                          cfg.max_response, cfg.seed, cfg.max_summary, cfg.temperature, cfg.top_p, cfg.fresh_teacher, cfg.teacher_max)
-        run = Run(cfg, World(), student or lm, HFEngine(student or lm), teacher, in_memory(questions), out)
+        teacher = Teacher(
+            Scripted(lm, reply) if reply else HFEngine(lm),
+            Cache(out / "teacher.jsonl", "t"),
+            cfg.teacher_n,
+            cfg.max_response,
+            cfg.seed,
+            cfg.max_summary,
+            cfg.temperature,
+            cfg.top_p,
+            cfg.fresh_teacher,
+            cfg.teacher_max,
+        )
+        run = Run(
+            cfg, World(), student or lm, HFEngine(student or lm), teacher, in_memory(questions), out
+        )
         run.same_tokens = True
         made.append(run)
         return run
+
     yield make
     for run in made:
         run.teacher.close()

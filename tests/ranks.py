@@ -1,7 +1,9 @@
-"""One rank of tests/test_parallel.py: an update of the tiny student on given samples, its gradients and numbers written down.
+"""One rank of tests/test_parallel.py: an update of the tiny student on given samples, its gradients
+and numbers written down.
 
-    torchrun --nproc_per_node=2 tests/ranks.py in.pt out.pt --micro-tokens 300
+torchrun --nproc_per_node=2 tests/ranks.py in.pt out.pt --micro-tokens 300
 """
+
 import os
 import sys
 from pathlib import Path
@@ -10,21 +12,36 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tiny  # noqa: E402
 import train  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
-from hf_engine import HFEngine  # noqa: E402
-from metrics import Clock  # noqa: E402
-from parallel import connect, leave, named_weights, roles, whole  # noqa: E402
+from distributed import connect, leave, named_weights, roles, whole  # noqa: E402
+from engines.hf import HFEngine  # noqa: E402
 from run import Run  # noqa: E402
+from runtime.metrics import Clock  # noqa: E402
+from tiny import world as tiny  # noqa: E402
 
 
 def main(source, target, *argv):
     torch.set_num_threads(1)
-    given = torch.load(source, weights_only=False)            # written by the test itself
-    cfg = flags(["--method", given["method"], "--teacher-ranks", "0", "--iterations", str(given["iterations"]), "--n", str(given["n"]),
-                 "--device", "cpu", "--timeout", "60", *argv])
+    given = torch.load(source, weights_only=False)  # written by the test itself
+    cfg = flags(
+        [
+            "--method",
+            given["method"],
+            "--teacher-ranks",
+            "0",
+            "--iterations",
+            str(given["iterations"]),
+            "--n",
+            str(given["n"]),
+            "--device",
+            "cpu",
+            "--timeout",
+            "60",
+            *argv,
+        ]
+    )
     cfg.resume_from = ""
     world = connect(cfg, roles(os.environ, 0))
     student, out = tiny.new_model(0), Path(target).parent / f"run-{Path(target).stem}"
@@ -32,12 +49,22 @@ def main(source, target, *argv):
         out.mkdir()
     world.everyone(None)
     distiller = tiny.new_model(1) if given["method"] == "on-distill" else None
-    run = Run(cfg, world, student, HFEngine(tiny.new_model(0)), None, in_memory(given["questions"]), out, distiller)
+    run = Run(
+        cfg,
+        world,
+        student,
+        HFEngine(tiny.new_model(0)),
+        None,
+        in_memory(given["questions"]),
+        out,
+        distiller,
+    )
     grads, step = [], run.optimizer.step
 
     def record():
         grads.append({name: whole(p.grad).clone() for name, p in student.net.named_parameters()})
         step()
+
     run.optimizer.step = record
     groups = given["groups"]
     if given["method"] == "on-distill":
@@ -46,7 +73,16 @@ def main(source, target, *argv):
         numbers = train.update(run, groups, given["adv"], Clock())
     weights = {name: w.clone() for name, w in named_weights(student)}
     if world.rank == 0:
-        torch.save({"numbers": numbers, "grads": grads, "weights": weights, "rng": run.rng.random(), "ranks": world.size}, target)
+        torch.save(
+            {
+                "numbers": numbers,
+                "grads": grads,
+                "weights": weights,
+                "rng": run.rng.random(),
+                "ranks": world.size,
+            },
+            target,
+        )
     world.close()
 
 

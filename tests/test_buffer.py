@@ -1,19 +1,24 @@
-"""The replay buffer, through the calls that train.py makes: draw, refresh with means by question, state and load as JSON.
+"""The replay buffer, through the calls that train.py makes: draw, refresh with means by question,
+state and load as JSON.
 
-    python -m pytest tests/test_buffer.py
+python -m pytest tests/test_buffer.py
 """
+
 import json
 import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from buffer import Buffer
 
 
 def refresh(buffer, groups, step):
-    """Step 7 of train.py: rewards of the plain groups [(question id, [rewards])], a question that stands twice once."""
+    """Step 7 of train.py: rewards of the plain groups [(question id, [rewards])], a question that
+    stands twice once.
+    """
     rewards = {}
     for qid, rs in groups:
         rewards.setdefault(qid, []).extend(rs)
@@ -26,29 +31,60 @@ def ids(buffer):
 
 def test_admission_at_tau_by_hand():
     buffer = Buffer(10, tau=0.5)
-    events = refresh(buffer, [("none", [0] * 8), ("three", [1] * 3 + [0] * 5), ("half", [1] * 4 + [0] * 4), ("all", [1] * 8)], 1)
-    assert events == {"admitted": ["none", "three"], "graduated": [], "evicted": []}           # 4 of 8 = tau is not hard
-    assert [(e.question_id, e.accuracy, e.step, e.visits) for e in buffer.entries.values()] == [("none", 0, 1, 0), ("three", 0.375, 1, 0)]
+    events = refresh(
+        buffer,
+        [
+            ("none", [0] * 8),
+            ("three", [1] * 3 + [0] * 5),
+            ("half", [1] * 4 + [0] * 4),
+            ("all", [1] * 8),
+        ],
+        1,
+    )
+    assert events == {
+        "admitted": ["none", "three"],
+        "graduated": [],
+        "evicted": [],
+    }  # 4 of 8 = tau is not hard
+    assert [(e.question_id, e.accuracy, e.step, e.visits) for e in buffer.entries.values()] == [
+        ("none", 0, 1, 0),
+        ("three", 0.375, 1, 0),
+    ]
     assert buffer.occupancy() == {"0.000": 1, "0.375": 1}
 
 
 def test_admission_and_graduation_are_different_visits():
-    """One refresh never admits and graduates a question; the next one, at tau exactly, graduates it."""
+    """One refresh never admits and graduates a question; the next one, at tau exactly, graduates
+    it.
+    """
     buffer = Buffer(10)
     assert refresh(buffer, [("q", [0, 0])], 1)["graduated"] == []
-    assert refresh(buffer, [("q", [1, 0])], 2) == {"admitted": [], "graduated": ["q"], "evicted": []}
-    assert len(buffer) == 0 and buffer.counts == {"admitted": {"0.000": 1}, "graduated": {"0.000": 1}, "evicted": {}}
+    assert refresh(buffer, [("q", [1, 0])], 2) == {
+        "admitted": [],
+        "graduated": ["q"],
+        "evicted": [],
+    }
+    assert len(buffer) == 0 and buffer.counts == {
+        "admitted": {"0.000": 1},
+        "graduated": {"0.000": 1},
+        "evicted": {},
+    }
     assert buffer.fates() == {"1": {"never": 0, "improved": 0, "graduated": 1}}
     assert refresh(buffer, [("q", [1, 1])], 3) == {"admitted": [], "graduated": [], "evicted": []}
-    assert refresh(buffer, [("q", [0, 0])], 4)["admitted"] == ["q"]                           # it may come back
+    assert refresh(buffer, [("q", [0, 0])], 4)["admitted"] == ["q"]  # it may come back
 
 
 def test_twice_in_a_batch_is_one_visit():
-    # new: 0/2, replayed: 2/2. Together 1/2 = tau: admitted by neither, and no admission followed by graduation.
+    # new: 0/2, replayed: 2/2. Together 1/2 = tau: admitted by neither, and no admission followed by
+    # graduation.
     buffer = Buffer(10)
-    assert refresh(buffer, [("q", [0, 0]), ("q", [1, 1])], 1) == {"admitted": [], "graduated": [], "evicted": []}
+    assert refresh(buffer, [("q", [0, 0]), ("q", [1, 1])], 1) == {
+        "admitted": [],
+        "graduated": [],
+        "evicted": [],
+    }
     refresh(buffer, [("q", [0, 0])], 2)
-    refresh(buffer, [("q", [0, 0]), ("q", [1, 0])], 3)                                         # 1/4, once
+    refresh(buffer, [("q", [0, 0]), ("q", [1, 0])], 3)  # 1/4, once
     assert buffer.entries["q"].visits == 1 and buffer.entries["q"].best == 0.25
 
 
@@ -56,22 +92,33 @@ def test_failing_again_keeps_its_place_and_its_entry_accuracy():
     buffer = Buffer(2)
     refresh(buffer, [("a", [0, 0, 0, 1]), ("b", [0] * 4)], 1)
     refresh(buffer, [("a", [0] * 4)], 2)
-    assert ids(buffer) == ["a", "b"] and buffer.entries["a"].accuracy == 0.25 and buffer.entries["a"].step == 1
-    assert refresh(buffer, [("c", [0] * 4)], 3)["evicted"] == ["a"]                            # admitted longest ago
+    assert (
+        ids(buffer) == ["a", "b"]
+        and buffer.entries["a"].accuracy == 0.25
+        and buffer.entries["a"].step == 1
+    )
+    assert refresh(buffer, [("c", [0] * 4)], 3)["evicted"] == ["a"]  # admitted longest ago
 
 
 def test_eviction_is_first_in_first_out_also_within_one_refresh():
     buffer = Buffer(3)
     refresh(buffer, [("a", [0, 0]), ("b", [0, 0])], 1)
     assert refresh(buffer, [(q, [0, 0]) for q in "cdefg"], 2) == {
-        "admitted": list("cdefg"), "graduated": [], "evicted": list("abcd")}
+        "admitted": list("cdefg"),
+        "graduated": [],
+        "evicted": list("abcd"),
+    }
     assert ids(buffer) == list("efg")
 
 
 def test_graduation_makes_room_before_anything_is_evicted():
     buffer = Buffer(2)
     refresh(buffer, [("a", [0, 0]), ("b", [0, 0])], 1)
-    assert refresh(buffer, [("c", [0, 0]), ("b", [1, 1])], 2) == {"admitted": ["c"], "graduated": ["b"], "evicted": []}
+    assert refresh(buffer, [("c", [0, 0]), ("b", [1, 1])], 2) == {
+        "admitted": ["c"],
+        "graduated": ["b"],
+        "evicted": [],
+    }
 
 
 def test_capacity_one():
@@ -102,8 +149,12 @@ def test_draw_is_distinct_leaves_the_buffer_alone_and_repeats_with_its_rng():
     refresh(buffer, [(f"q{i}", [0, 0]) for i in range(50)], 1)
     before = json.dumps(buffer.state())
     drawn = buffer.draw(20, random.Random(7))
-    assert len(set(drawn)) == 20 and drawn == buffer.draw(20, random.Random(7)) != buffer.draw(20, random.Random(8))
-    assert sorted(buffer.draw(99, random.Random(7))) == sorted(ids(buffer))                    # more than there are: all, once
+    assert len(set(drawn)) == 20 and drawn == buffer.draw(20, random.Random(7)) != buffer.draw(
+        20, random.Random(8)
+    )
+    assert sorted(buffer.draw(99, random.Random(7))) == sorted(
+        ids(buffer)
+    )  # more than there are: all, once
     assert json.dumps(buffer.state()) == before
 
 
@@ -117,8 +168,13 @@ def test_draw_is_uniform():
     assert sum((seen[i] - expected) ** 2 / expected for i in range(20)) < 43.8
 
 
-steps = st.lists(st.lists(st.tuples(st.integers(0, 9), st.lists(st.sampled_from([0, 1]), min_size=4, max_size=4)), max_size=8),
-                 max_size=12)
+steps = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.lists(st.sampled_from([0, 1]), min_size=4, max_size=4)),
+        max_size=8,
+    ),
+    max_size=12,
+)
 
 
 @given(steps, st.integers(1, 6))
@@ -128,34 +184,55 @@ def test_admitted_is_graduated_plus_evicted_plus_inside(batches, capacity):
     for step, groups in enumerate(batches, 1):
         was_inside = set(ids(buffer))
         events = refresh(buffer, [(str(q), rs) for q, rs in groups], step)
-        assert not set(events["admitted"]) & set(events["graduated"]) and set(events["graduated"]) <= was_inside
+        assert (
+            not set(events["admitted"]) & set(events["graduated"])
+            and set(events["graduated"]) <= was_inside
+        )
         assert len(buffer) <= capacity
         inside = buffer.occupancy()
         for key in {k for table in buffer.counts.values() for k in table} | set(inside):
-            admitted, graduated, evicted = (buffer.counts[e].get(key, 0) for e in ("admitted", "graduated", "evicted"))
+            admitted, graduated, evicted = (
+                buffer.counts[e].get(key, 0) for e in ("admitted", "graduated", "evicted")
+            )
             assert admitted == graduated + evicted + inside.get(key, 0)
         assert all(float(k) < buffer.tau for k in buffer.counts["admitted"])
         fates = buffer.fates()
-        assert sum(sum(row.values()) for row in fates.values()) == sum(buffer.counts["admitted"].values())
-        assert sum(row["graduated"] for row in fates.values()) == sum(buffer.counts["graduated"].values())
+        assert sum(sum(row.values()) for row in fates.values()) == sum(
+            buffer.counts["admitted"].values()
+        )
+        assert sum(row["graduated"] for row in fates.values()) == sum(
+            buffer.counts["graduated"].values()
+        )
 
 
 def test_fates_by_hand():
     buffer = Buffer(10)
     refresh(buffer, [(q, [0, 0, 0, 1]) for q in "abc"], 1)
-    refresh(buffer, [("a", [0, 0, 0, 0]), ("b", [0, 0, 0, 1]), ("c", [1, 1, 1, 1])], 2)      # worse, the same, solved
-    buffer.entries["a"].best = 0.375                                                         # as if it had improved
+    refresh(
+        buffer, [("a", [0, 0, 0, 0]), ("b", [0, 0, 0, 1]), ("c", [1, 1, 1, 1])], 2
+    )  # worse, the same, solved
+    buffer.entries["a"].best = 0.375  # as if it had improved
     assert buffer.fates() == {"1": {"never": 1, "improved": 1, "graduated": 1}}
 
 
 @given(steps, st.integers(0, 12), st.integers(1, 6))
 def test_state_round_trip_has_the_same_future(batches, cut, capacity):
     """4 steps = 2 + kill + resume + 2: same draws, same events, same counts."""
+
     def play(buffer, rng, part, start):
         out = []
         for step, groups in enumerate(part, start):
             replayed = buffer.draw(2, rng)
-            out.append((replayed, refresh(buffer, [(str(q), rs) for q, rs in groups] + [(q, [0, 1, 1, 0]) for q in replayed], step)))
+            out.append(
+                (
+                    replayed,
+                    refresh(
+                        buffer,
+                        [(str(q), rs) for q, rs in groups] + [(q, [0, 1, 1, 0]) for q in replayed],
+                        step,
+                    ),
+                )
+            )
         return out
 
     straight, rng = Buffer(capacity), random.Random(3)
@@ -172,4 +249,8 @@ def test_load_into_a_smaller_buffer_evicts_at_the_next_refresh():
     big, small = Buffer(4), Buffer(2)
     refresh(big, [(q, [0, 0]) for q in "abcd"], 1)
     small.load(json.loads(json.dumps(big.state())))
-    assert small.refresh({}, 2)["evicted"] == ["a", "b"] and ids(small) == ["c", "d"] and ids(big) == list("abcd")
+    assert (
+        small.refresh({}, 2)["evicted"] == ["a", "b"]
+        and ids(small) == ["c", "d"]
+        and ids(big) == list("abcd")
+    )

@@ -1,10 +1,13 @@
-"""A text-only model of another family, with its own tokenizer and template, as student and as teacher; and bfloat16 on a CPU.
+"""A text-only model of another family, with its own tokenizer and template, as student and as
+teacher; and bfloat16 on a CPU.
 
     python -m pytest tests/test_text_only.py
 
-The model is a random Llama over bytes, without <think> in its template, with its own head and more rows in it than its tokenizer
-has tokens. A random model is never right, so here a response whose characters sum to an even number is right, too.
+The model is a random Llama over bytes, without <think> in its template, with its own head and more
+rows in it than its tokenizer has tokens. A random model is never right, so here a response whose
+characters sum to an even number is right, too.
 """
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,29 +21,71 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 import model
 import run
 import teacher
-import tiny
 import train
-from sample import Ask, Sample
+from records import Ask, Sample
+from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--steps", "2", "--batch", "2", "--iterations", "2", "--n", "4", "--aug", "1", "--max-prompt", "300",
-         "--max-response", "24", "--no-compress", "--device", "cpu", "--engine", "hf", "--save-every", "0",
-         "--lr", "1e-3", "--micro-tokens", "4096", "--weight-decay", "0"]
+SMALL = [
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--iterations",
+    "2",
+    "--n",
+    "4",
+    "--aug",
+    "1",
+    "--max-prompt",
+    "300",
+    "--max-response",
+    "24",
+    "--no-compress",
+    "--device",
+    "cpu",
+    "--engine",
+    "hf",
+    "--save-every",
+    "0",
+    "--lr",
+    "1e-3",
+    "--micro-tokens",
+    "4096",
+    "--weight-decay",
+    "0",
+]
 
 
 def llama(folder, tied=False):
     """A folder with a random Llama of 0.1 M parameters."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>",
-                                        clean_up_tokenization_spaces=False)
-    tokenizer.chat_template = ("{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
-                               "{% if add_generation_prompt %}[assistant] {% endif %}")
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
     torch.manual_seed(0)
-    net = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + 6, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                                       num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=2048,
-                                       tie_word_embeddings=tied, initializer_range=0.1))
+    net = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer) + 6,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=2048,
+            tie_word_embeddings=tied,
+            initializer_range=0.1,
+        )
+    )
     net.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -55,14 +100,21 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def lines(tmp_path):
     """A JSONL of four typed questions; with image=True, one more with a picture."""
+
     def write(image=False):
-        rows = [{"id": q.id, "question": q.question, "answer": q.answer} for q in tiny.questions("heldout_text")[:4]]
+        rows = [
+            {"id": q.id, "question": q.question, "answer": q.answer}
+            for q in tiny.questions("heldout_text")[:4]
+        ]
         if image:
             q = tiny.questions("train")[0]
             q.images[0].save(tmp_path / "a.png")
-            rows.append({"id": "seen", "question": q.question, "answer": q.answer, "images": ["a.png"]})
+            rows.append(
+                {"id": "seen", "question": q.question, "answer": q.answer, "images": ["a.png"]}
+            )
         (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         return str(tmp_path / "q.jsonl")
+
     return write
 
 
@@ -73,6 +125,7 @@ def play(monkeypatch, tmp_path):
 
     def parity(text, golds):
         return float(real(text, golds) or sum(map(ord, text)) % 2 == 0)
+
     monkeypatch.setattr(train, "summary", lambda *a, **k: "")
 
     def make(*argv):
@@ -80,7 +133,10 @@ def play(monkeypatch, tmp_path):
             monkeypatch.setattr(module, "grade", parity)
         out = tmp_path / "run"
         assert train.main([*SMALL, "--out", str(out), *argv]) == 0
-        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:], out
+        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][
+            1:
+        ], out
+
     return make
 
 
@@ -88,43 +144,81 @@ def total(records, kind, what="groups"):
     return sum(r["groups"][kind][what] for r in records)
 
 
-# ---- as student --------------------------------------------------------------------------------------------------------------
+# ---- as student ----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_llama_learns(folders, play, lines, tied):
-    """With BCQ and NCQ from a teacher of another family. Tied or not, the head is trained, and what is saved is a Llama again."""
-    records, out = play("--student", folders[tied], "--teacher", "tiny", "--data", lines(), "--tau", "0.8")
+    """With BCQ and NCQ from a teacher of another family. Tied or not, the head is trained, and what
+    is saved is a Llama again.
+    """
+    records, out = play(
+        "--student", folders[tied], "--teacher", "tiny", "--data", lines(), "--tau", "0.8"
+    )
     assert total(records, "bcq") > 0 and total(records, "ncq") > 0 and total(records, "new") == 8
-    assert all(r["grad_norm"] > 0.01 and r["trained"] > 100 and 0 <= r["gap_max"] < 1e-4 for r in records)
-    first, last = load_file(f"{folders[tied]}/model.safetensors"), load_file(out / "final/model.safetensors")
+    assert all(
+        r["grad_norm"] > 0.01 and r["trained"] > 100 and 0 <= r["gap_max"] < 1e-4 for r in records
+    )
+    first, last = (
+        load_file(f"{folders[tied]}/model.safetensors"),
+        load_file(out / "final/model.safetensors"),
+    )
     assert first.keys() == last.keys() and ("lm_head.weight" in last) == (not tied)
     assert all(not torch.equal(first[k], w) and w.isfinite().all() for k, w in last.items())
     lm = model.load(out / "final")
-    assert type(lm.net) is LlamaForCausalLM and lm.image_processor is None and lm.tokenizer.chat_template
+    assert (
+        type(lm.net) is LlamaForCausalLM
+        and lm.image_processor is None
+        and lm.tokenizer.chat_template
+    )
     assert (lm.head.data_ptr() == lm.net.get_input_embeddings().weight.data_ptr()) == tied
-    if not tied:                                                 # rows that no token has can't be sampled, and learn nothing
+    if not tied:  # rows that no token has can't be sampled, and learn nothing
         extra = len(lm.tokenizer)
         one, two = first["lm_head.weight"], last["lm_head.weight"]
         assert len(two) == extra + 6 and torch.equal(one[extra:], two[extra:])
 
 
 def test_a_forced_prefix_between_two_tokenizers(folders, play, lines):
-    """40 % of the teacher's text in the student's own tokens; its end token and padding stay behind."""
-    records, out = play("--student", folders[False], "--teacher", "tiny", "--data", lines(), "--method", "prefix", "--show", "9",
-                        "--tau", "1")
+    """40 % of the teacher's text in the student's own tokens; its end token and padding stay
+    behind.
+    """
+    records, out = play(
+        "--student",
+        folders[False],
+        "--teacher",
+        "tiny",
+        "--data",
+        lines(),
+        "--method",
+        "prefix",
+        "--show",
+        "9",
+        "--tau",
+        "1",
+    )
     groups = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     forced = [g for g in groups if g["kind"] == "prefix"]
-    answers = {r["text"] for r in map(json.loads, (out / "teacher.jsonl").read_text().splitlines()) if "text" in r}
+    answers = {
+        r["text"]
+        for r in map(json.loads, (out / "teacher.jsonl").read_text().splitlines())
+        if "text" in r
+    }
     assert len(forced) > 2 and total(records, "prefix") >= len(forced)
     for g in forced:
-        head, = g["right"]
-        assert any(head == a[:max(1, 2 * len(a) // 5)] for a in answers)                    # a byte a token, all of them ASCII
-        assert g["prompt"].endswith("[assistant] " + head) and all(r["text"].startswith(head) for r in g["responses"])
+        (head,) = g["right"]
+        assert any(
+            head == a[: max(1, 2 * len(a) // 5)] for a in answers
+        )  # a byte a token, all of them ASCII
+        assert g["prompt"].endswith("[assistant] " + head) and all(
+            r["text"].startswith(head) for r in g["responses"]
+        )
         assert all(r["tokens"] <= 24 for r in g["responses"])
 
 
 def test_a_prefix_that_ends_inside_a_letter(folders, cfg, make_run):
-    """"é" is two tokens here. Cut between them, prefix and continuation are one text, and its box is right."""
+    """ "é" is two tokens here. Cut between them, prefix and continuation are one text, and its box
+    is right.
+    """
     lm = model.load(folders[False])
     q = replace(tiny.questions("heldout_text")[0], answer="caf\u00e9")
     r = make_run(cfg("--method", "prefix"), questions=[q], student=lm)
@@ -134,57 +228,147 @@ def test_a_prefix_that_ends_inside_a_letter(folders, cfg, make_run):
     rest = (*ids[cut:], lm.eos_ids[0])
     prompt = run.prompt_of(lm, q, q.question, r.cfg, ids[:cut])
     drawn = Sample(prompt, rest, (0.0,) * len(rest), lm.tokenizer.decode(ids[cut:]), False)
-    graded, = r.graded(Ask("new", q, q.question, ids[:cut]), [drawn], 0, "prefix", 1)
-    assert graded.text == "\\boxed{caf\u00e9} it is" and graded.reward == 1 and graded.response_ids == rest
+    (graded,) = r.graded(Ask("new", q, q.question, ids[:cut]), [drawn], 0, "prefix", 1)
+    assert (
+        graded.text == "\\boxed{caf\u00e9} it is"
+        and graded.reward == 1
+        and graded.response_ids == rest
+    )
 
 
 def test_an_image_question_is_one_clear_error(folders, lines, tmp_path):
     with pytest.raises(ValueError, match="reads text only, but a question has images") as e:
-        train.main([*SMALL, "--student", folders[False], "--teacher", "tiny", "--data", lines(image=True),
-                    "--out", str(tmp_path / "o")])
-    assert "\n" not in str(e.value) and folders[False] in str(e.value) and not (tmp_path / "o").exists()
+        train.main(
+            [
+                *SMALL,
+                "--student",
+                folders[False],
+                "--teacher",
+                "tiny",
+                "--data",
+                lines(image=True),
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
+    assert (
+        "\n" not in str(e.value)
+        and folders[False] in str(e.value)
+        and not (tmp_path / "o").exists()
+    )
 
 
-# ---- as teacher ----------------------------------------------------------------------------------------------------------------
+# ---- as teacher ----------------------------------------------------------------------------------
+
 
 def test_a_llama_teaches(folders, play, lines):
-    records, out = play("--student", "tiny", "--teacher", folders[False], "--data", lines(), "--tau", "1", "--temperature", "2")
+    records, out = play(
+        "--student",
+        "tiny",
+        "--teacher",
+        folders[False],
+        "--data",
+        lines(),
+        "--tau",
+        "1",
+        "--temperature",
+        "2",
+    )
     assert total(records, "bcq") > 0 and total(records, "ncq") > 0
-    assert records[0]["tokens"]["teacher"] > 0 and all(r["grad_norm"] > 0 and r["gap_max"] < 1e-3 for r in records)
-    first, last = load_file(ROOT / "assets/student/model.safetensors"), load_file(out / "final/model.safetensors")
+    assert records[0]["tokens"]["teacher"] > 0 and all(
+        r["grad_norm"] > 0 and r["gap_max"] < 1e-3 for r in records
+    )
+    first, last = (
+        load_file(ROOT / "assets/student/model.safetensors"),
+        load_file(out / "final/model.safetensors"),
+    )
     assert any(not torch.equal(first[k], w) for k, w in last.items())
 
 
 def test_a_llama_is_asked_about_an_image(folders, lines, tmp_path):
     """The student can see, the teacher can't: one line that names the teacher."""
     with pytest.raises(ValueError, match="reads text only") as e:
-        train.main([*SMALL, "--student", "tiny", "--teacher", folders[False], "--data", lines(image=True), "--tau", "1",
-                    "--batch", "5", "--iterations", "1", "--temperature", "3", "--out", str(tmp_path / "o")])
+        train.main(
+            [
+                *SMALL,
+                "--student",
+                "tiny",
+                "--teacher",
+                folders[False],
+                "--data",
+                lines(image=True),
+                "--tau",
+                "1",
+                "--batch",
+                "5",
+                "--iterations",
+                "1",
+                "--temperature",
+                "3",
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
     assert folders[False] in str(e.value) and str(e.value).count("\n") == 0
 
 
 def test_two_llamas(folders, play, lines):
-    """Off-policy distillation of one text-only model to itself: nothing to learn, as the divergence of equal models is 0."""
-    records, _ = play("--student", folders[False], "--teacher", folders[False], "--data", lines(), "--method", "on-distill",
-                      "--iterations", "1")
-    assert all(abs(r["loss"]) < 1e-7 and r["grad_norm"] < 1e-6 and r["trained"] > 0 for r in records)
+    """Off-policy distillation of one text-only model to itself: nothing to learn, as the divergence
+    of equal models is 0.
+    """
+    records, _ = play(
+        "--student",
+        folders[False],
+        "--teacher",
+        folders[False],
+        "--data",
+        lines(),
+        "--method",
+        "on-distill",
+        "--iterations",
+        "1",
+    )
+    assert all(
+        abs(r["loss"]) < 1e-7 and r["grad_norm"] < 1e-6 and r["trained"] > 0 for r in records
+    )
 
 
-# ---- bfloat16 ------------------------------------------------------------------------------------------------------------------
+# ---- bfloat16 ------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("student", ["tiny", "llama"])
 def test_bfloat16_on_a_cpu(folders, play, lines, monkeypatch, student):
-    """Compute in bfloat16, masters in float32; what is published are the masters, rounded. Sampler and trainer stay close.
+    """Compute in bfloat16, masters in float32; what is published are the masters, rounded. Sampler
+    and trainer stay close.
 
-    Measured gap of the log-probs in nats, mean and largest: tiny 0.0020 and 0.08, Llama 0.0005 and 0.008.
+    Measured gap of the log-probs in nats, mean and largest: tiny 0.0020 and 0.08, Llama 0.0005 and
+    0.008.
     """
     real, masters = train.checkpoint.publish, {}
-    monkeypatch.setattr(train.checkpoint, "publish", lambda lm, *a: (masters.update(lm.net.named_parameters()), real(lm, *a)))
+    monkeypatch.setattr(
+        train.checkpoint,
+        "publish",
+        lambda lm, *a: (masters.update(lm.net.named_parameters()), real(lm, *a)),
+    )
     path = {"tiny": "tiny", "llama": folders[False]}[student]
-    records, out = play("--student", path, "--teacher", "tiny", "--data", lines(), "--dtype", "bfloat16", "--tau", "1",
-                        "--temperature", "2")
+    records, out = play(
+        "--student",
+        path,
+        "--teacher",
+        "tiny",
+        "--data",
+        lines(),
+        "--dtype",
+        "bfloat16",
+        "--tau",
+        "1",
+        "--temperature",
+        "2",
+    )
     assert all(r["grad_norm"] > 0.01 and r["gap_outside"] < 0.01 for r in records)
     assert all(1e-6 < r["gap_mean"] < 0.01 and r["gap_max"] < 0.2 for r in records)
     final = load_file(out / "final/model.safetensors")
-    assert {w.dtype for w in masters.values()} == {torch.float32} and {w.dtype for w in final.values()} == {torch.bfloat16}
+    assert {w.dtype for w in masters.values()} == {torch.float32} and {
+        w.dtype for w in final.values()
+    } == {torch.bfloat16}
     assert all(torch.equal(w.bfloat16(), final[k]) for k, w in masters.items())

@@ -1,0 +1,1 @@
+"""Methods x seeds on the tiny world, their table and figures."""

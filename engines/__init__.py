@@ -1,0 +1,1 @@
+"""What samples: in this process (hf, vllm), or behind a server (client, server)."""

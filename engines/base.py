@@ -1,0 +1,213 @@
+"""Prompts -> samples: what every sampling engine can do, and how one is opened.
+
+An engine draws responses from one model. train.py, teacher.py and eval.py do not know which one
+they hold:
+    sample(prompts, n, ...)     n Samples a prompt, all at once
+    submit(...), step(), abort()   the same as a queue: groups come back one by one, as they finish
+    sync_weights(named)         take the trainer's new weights
+    sleep(), wake()             give the accelerator's memory to the trainer, and take it again
+hf_engine.HFEngine samples with a `transformers` model in this process: slow, and right anywhere.
+vllm_engine.VLLMEngine holds a vLLM engine in this process: what a GPU samples with.
+
+What shapes the distribution is written out: temperature, top-p, top-k, presence penalty and banned
+ids; the model's generation config is ignored (its sampling defaults would make the policy that is
+sampled another one than the policy that is trained). Every prompt has its own seed, so its samples
+do not depend on what else is in the batch, nor on the rank that draws them.
+
+    engine = open_engine("", lm)
+    groups = engine.sample([engine.encode("What is 2+2?" + CLOSER)], n=8, max_new_tokens=32, seed=0)
+"""
+
+import hashlib
+from functools import cached_property
+from importlib.util import find_spec
+
+from model import expand, pixels
+from processor import control_strings, encode
+
+ENGINES = ("hf", "vllm")
+
+
+class Stopped(Exception):
+    """Sampling was broken off because its caller's stop() said so."""
+
+
+def seed_of(*parts):
+    """A 63-bit seed from anything printable: every prompt gets its own, from run seed, step,
+    purpose and place in the batch.
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def default_kind(device):
+    """What samples on a device unless somebody says otherwise: vllm on a GPU, hf elsewhere."""
+    return "vllm" if str(device).startswith("cuda") else "hf"
+
+
+def open_engine(kind, lm, **options):
+    """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for vllm on a GPU and hf
+    elsewhere.
+
+    options: of VLLMEngine, with the path of its weights where that is not lm's; of HFEngine
+    max_rows only. Raises ValueError when vLLM is wanted and not installed.
+    """
+    if kind not in (*ENGINES, ""):
+        raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")
+    kind = kind or default_kind(lm.device)
+    if kind == "hf":
+        from engines.hf import HFEngine
+
+        return HFEngine(lm, options.get("max_rows", 512))
+    if find_spec("vllm") is None:
+        raise ValueError(
+            "vLLM is not installed, and samples on a GPU: pip install -r requirements-gpu.txt, "
+            "or go without it, slowly, with --engine hf"
+        )
+    from engines.vllm import VLLMEngine  # minutes of imports, for those who want it
+
+    return VLLMEngine(options.pop("path", lm.path), lm, **options)
+
+
+class Engine:
+    """What all engines share. lm: the model.LM whose tokenizer, image processor, end tokens and
+    banned ids hold.
+
+    tokens: generated so far, may be reset. name: of the model, for cache keys. remote: whether it
+    samples on another machine. Subclasses write submit, step, busy, abort and sync_weights.
+    """
+
+    remote = False
+    room = (
+        10**9
+    )  # prompts that a remote engine should hold at once; the others wait where they can be sorted
+
+    def __init__(self, lm, name=""):
+        self.lm, self.name, self.tokens = lm, name or lm.path, 0
+
+    @property
+    def window(self):
+        """Longest prompt + response, in tokens."""
+        return self.lm.window
+
+    @cached_property
+    def control(self):
+        """The tags that mean something to this model (chat.control_strings)."""
+        return control_strings(self.lm.tokenizer)
+
+    def encode(self, text, images=(), video=(), thinking=True):
+        """A user turn as this model reads it (chat.encode)."""
+        return encode(self.lm, text, images, video, thinking)
+
+    def fitted(self, prompt, max_new_tokens):
+        """(the prompt with its placeholders expanded, its vision inputs). Raises ValueError when it
+        does not fit the window.
+        """
+        vision = pixels(self.lm, prompt)
+        prompt = expand(self.lm, prompt, vision)
+        if len(prompt.ids) + max_new_tokens > self.window:
+            raise ValueError(
+                f"a prompt of {len(prompt.ids)} tokens and a response of {max_new_tokens} do not fit the "
+                f"context of {self.window} tokens; lower --max-response"
+            )
+        return prompt, vision
+
+    def submit(
+        self,
+        key,
+        prompt,
+        n,
+        max_new_tokens,
+        seed,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        presence_penalty=0.0,
+    ):
+        """Queue one prompt for n responses. key: any hashable, comes back with them; prompt:
+        sample.Prompt, one placeholder id per image or video; max_new_tokens: the end token
+        included; seed: an int, of this prompt; temperature 0 means greedy; presence_penalty is
+        taken off the logit of every token that the response already holds (evaluation only:
+        training must sample the policy it trains).
+
+        Raises ValueError when the prompt and the response do not fit the context window.
+        """
+        raise NotImplementedError
+
+    def step(self):
+        """Sample for a while. Returns [(key, n Samples), ...] that finished now, maybe none; all n
+        hold the SAME Prompt object, its placeholders expanded.
+        """
+        raise NotImplementedError
+
+    @property
+    def busy(self):
+        """Whether something that was submitted has not come back."""
+        raise NotImplementedError
+
+    def abort(self):
+        """Forget everything that was submitted."""
+        raise NotImplementedError
+
+    def sync_weights(self, named):
+        """Take new weights. named: iterator of (name, tensor), names as in the transformers state
+        dict, whole tensors, used one by one; None where the engine samples with the trainer's own
+        net and has nothing to do.
+        """
+        raise NotImplementedError
+
+    def sleep(self):
+        """Give accelerator memory back. Nothing may be under way."""
+
+    def wake(self):
+        """Take it again; submit() and step() do it by themselves."""
+
+    def sample(
+        self,
+        prompts,
+        n,
+        max_new_tokens,
+        seed,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        presence_penalty=0.0,
+        done=None,
+        stop=None,
+    ):
+        """n responses to each prompt: a list over prompts of lists of n Samples. Settings as in
+        submit().
+
+        seed: one int (prompt i gets seed_of(seed, i)), or one int a prompt. done(i, samples):
+        called as each prompt's group finishes. stop(): asked between steps; when true, everything
+        is aborted and Stopped raised.
+        """
+        assert not self.busy, "sample() on an engine that still works on what was submitted"
+        seeds = (
+            [seed_of(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
+        )
+        assert len(seeds) == len(prompts), f"{len(seeds)} seeds for {len(prompts)} prompts"
+        out = [None] * len(prompts)
+        try:
+            for i, prompt in enumerate(prompts):
+                self.submit(
+                    i,
+                    prompt,
+                    n,
+                    max_new_tokens,
+                    seeds[i],
+                    temperature,
+                    top_p,
+                    top_k,
+                    presence_penalty,
+                )
+            while self.busy:
+                if stop and stop():
+                    raise Stopped
+                for i, samples in self.step():
+                    out[i] = samples
+                    if done:
+                        done(i, samples)
+        except BaseException:  # Ctrl-C as well: the next call starts empty
+            self.abort()
+            raise
+        return out

@@ -1,0 +1,1 @@
+"""The paper's 31 benchmarks: rows, scorers, judges, tables."""

@@ -1,0 +1,1 @@
+"""Curves, the page of samples, the diagram."""

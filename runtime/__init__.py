@@ -1,0 +1,1 @@
+"""What a run needs around the method: start, checkpoints, metrics, console, kernels."""

@@ -1,0 +1,889 @@
+"""The ZPPO-77K builder on made-up copies of both sources: counts worked by hand, caps, kills,
+hostile rows, memory.
+
+python -m pytest tests/test_corpus.py                      # -m slow -s: 100,000 rows, with rows per
+second and peak memory
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import corpus_fixtures as fx
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from corpus_fixtures import mmfr, picture, vero
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import data
+import model
+from corpus import build as corpus
+from corpus.build import sources
+from processor import CLOSER, encode
+
+HERE = Path(__file__).resolve().parent.parent.parent
+datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(lm, tmp_path_factory):
+    """The folder of a vision model, as --tokenizer takes it. Its prompts have about one token a
+    character.
+    """
+    folder = tmp_path_factory.mktemp("model")
+    model.save(lm, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def build(tokenizer, tmp_path):
+    """build(vero folder, mmfr folder, ...) -> (report, rows of questions.jsonl), the sources being
+    "" when left out.
+    """
+
+    def run(vero="", mmfr="", out="out", **options):
+        report = corpus.build(tmp_path / out, str(vero), str(mmfr), tokenizer, **options)
+        return report, [
+            json.loads(line) for line in open(tmp_path / out / "questions.jsonl", encoding="utf-8")
+        ]
+
+    return run
+
+
+def tree(folder):
+    """{relative path: hash of the bytes} of everything in a folder."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in Path(folder).rglob("*")
+        if p.is_file()
+    }
+
+
+def only(report, **match):
+    [row] = [r for r in report["subsets"] if all(r[k] == v for k, v in match.items())]
+    assert row["seen"] == row["kept"] + row["over_cap"] + sum(row["dropped"].values())
+    return row
+
+
+# ---- rows of both sources ------------------------------------------------------------------------
+
+LONG = "7" * 512
+VERO_ROWS = [
+    # kept: 12
+    vero(0),
+    vero(1, prompt="list"),
+    vero(2, gold="B", kind="multiple_choice"),
+    vero(3, gold=LONG),
+    vero(4, kind="counting", gold="three"),
+    vero(5, question=None, gold="5"),  # the user message has no question either, see below
+    vero(6, kind="list_string_match", gold="['a cat', 'cat', 'cat ', ' ', None]"),
+    vero(7, image=picture(7, (100, 300))),
+    vero(8, image=picture(8, form="JPEG")),
+    vero(9, id=None),
+    vero(10, kind="search", gold="\u00e9t\u00e9"),
+    vero(11, image="pictures/11.png"),
+    # dropped
+    vero(12, gold=None),
+    vero(13, gold=" "),
+    vero(14, kind="list_string_match", gold="[]"),
+    vero(15, kind="list_string_match", gold="['', None]"),
+    vero(16, kind="list_string_match", gold="cat"),
+    vero(17, kind="list_string_match", gold="['a', ['b']]"),
+    vero(18, kind="llm_judge"),
+    vero(19, kind="grounding"),
+    vero(20, kind="grounding"),
+    vero(21, kind=None),
+    vero(22, kind="number_list"),
+    vero(23, gold=LONG + "7"),
+    vero(24, question="<image>"),
+    vero(25, image=picture(25, (99, 300))),
+    vero(26, image=picture(26, (300, 99))),
+    vero(27, question="How long? " * 500),
+    vero(28, image="pictures/none.png"),
+    vero(29, image="../secret.png"),
+]
+VERO_ROWS[5]["extra_info"]["question"] = None  # then the user message counts
+VERO_ROWS[5]["prompt"][1]["content"] = "<image>From the <image>message"
+VERO_ROWS[1]["reward_model"]["ground_truth"] = None  # then extra_info.answer counts
+VERO_DROPPED = {
+    "no answer": 4,
+    "gold is not a list": 2,
+    "reward type llm_judge": 1,
+    "reward type grounding": 2,
+    "reward type None": 1,
+    "reward type number_list": 1,
+    "answer > 512 characters": 1,
+    "no question": 1,
+    "image side < 100 px": 2,
+    "prompt > 4096 tokens": 1,
+    "image file missing": 2,
+}
+
+
+def write_pictures(folder):
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "pictures/11.png").write_bytes(picture(11))
+    (folder.parent / "secret.png").write_bytes(picture(99))
+
+
+@pytest.mark.parametrize(
+    "readme, shards, metadata",
+    [(True, 1, True), (True, 3, True), (False, 2, True), ("no configs", 2, True), (True, 2, False)],
+)
+def test_vero_counts_by_hand(tmp_path, build, readme, shards, metadata):
+    folder = tmp_path / "vero"
+    write_pictures(folder)
+    image = datasets.Image() if metadata else {"bytes": datasets.Value("binary"), "path": fx.TEXT}
+    fx.write_vero(
+        folder, {"stem-ai2d_merged": VERO_ROWS}, readme, shards, hub_metadata=metadata, image=image
+    )
+    report, rows = build(folder)
+    row = only(report, name="stem-ai2d_merged")
+    assert row["dropped"] == VERO_DROPPED and (row["seen"], row["kept"], row["over_cap"]) == (
+        30,
+        12,
+        0,
+    )
+    assert (
+        row["cap"] == 2800
+        and row["tier"] == 1
+        and report["dropped"] == VERO_DROPPED
+        and report["rows"] == 12
+    )
+    by_id = {r["id"].split("/")[-1]: r for r in rows}
+    assert [by_id[f"id-{n}"]["answer"] for n in (0, 1, 2, 3, 5, 10)] == [
+        "0",
+        "1",
+        "B",
+        LONG,
+        "5",
+        "\u00e9t\u00e9",
+    ]
+    assert (
+        by_id["id-0"]["question"] == "How long is side 0?"
+        and by_id["id-5"]["question"] == "From the message"
+    )
+    assert by_id["id-6"]["answer"] == [
+        "cat",
+        "a cat",
+    ]  # the most frequent first, nothing empty, nothing twice
+    assert len(set(by_id)) == 12 and not any(r["id"].endswith("/") for r in rows)
+    out = tmp_path / "out"
+    for r in rows:  # the bytes as they came in
+        n = int(re.search(r"\d+", by_id and r["id"].split("/")[-1])[0]) if "id-" in r["id"] else 9
+        want = VERO_ROWS[n]["image"]["bytes"] or picture(11)
+        assert (out / r["images"][0]).read_bytes() == want and r["source"] == "ai2d"
+        assert r["images"][0].endswith(".jpg" if n == 8 else ".png")
+    assert data.read(out)[0].images == (str(out / rows[0]["images"][0]),)  # and train.py reads it
+    assert {q.also for q in data.read(out)} == {(), ("a cat",)}
+
+
+def test_prompt_as_a_dict_of_two_lists(tmp_path, build):
+    rows = [vero(n, prompt="dict", question="<image>Q{n}") for n in range(3)]
+    for r in rows:
+        r["extra_info"]["question"] = None
+    fx.write_vero(tmp_path / "vero", {"stem-tqa": rows})
+    assert [r["question"] for r in build(tmp_path / "vero")[1]] == ["Q0", "Q1", "Q2"]
+
+
+MMFR_ROWS = [
+    mmfr(0),
+    mmfr(1, rate=0.0),
+    mmfr(2, rate=0.5),
+    mmfr(3, source="Euclid30K"),
+    mmfr(3, source="Euclid30K"),  # one id, twice
+    mmfr(5, source="FineVision-geo170k_qa_"),
+    mmfr(6, source="Zebra-CoT-Physics"),
+    mmfr(7, source="WeMath2-SFT"),
+    # dropped
+    mmfr(8, rate=0.75),
+    mmfr(9, rate=1.0),
+    mmfr(10, rate=None),
+    mmfr(11, answer=None),
+    mmfr(12, answer=""),
+    mmfr(13, question=None),
+    mmfr(14, source="WaltonColdStart"),
+    mmfr(15, source="MMK12"),
+    mmfr(16, source="Brand|New [x](y)"),
+    mmfr(17, rate=float("nan")),
+    mmfr(18, source="FineVision-ai2d_merged"),
+    mmfr(19, source="FineVision-ai2d_merged", rate=0.75),
+]
+
+
+@pytest.mark.parametrize("rate", sources.RATE_COLUMNS)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_mmfr_counts_by_hand(tmp_path, build, rate, as_list):
+    rows = (
+        [{**r, "image": [r["image"]]} for r in MMFR_ROWS]
+        + [mmfr(20, image=[]), mmfr(21, image=[{"bytes": picture(1), "path": None}] * 2)]
+        if as_list
+        else MMFR_ROWS
+    )
+    options = {"image": datasets.List(datasets.Image())} if as_list else {}
+    fx.write_mmfr(tmp_path / "mmfr", rows, shards=3, rate=rate, **options)
+    fx.write_vero(
+        tmp_path / "vero",
+        {"stem-ai2d_merged": [vero(0)], "stem-wemath20_pro": [vero(0, kind="llm_judge")]},
+    )
+    report, rows = build(tmp_path / "vero", tmp_path / "mmfr")
+    extra = {"no image": 1, "more than one image": 1} if as_list else {}
+    row = only(report, source="mmfr", name="MMR1")
+    assert row["dropped"] == {
+        "no pass rate": 2,
+        "pass rate > 0.5": 2,
+        "no answer": 2,
+        "no question": 1,
+        **extra,
+    }
+    assert (row["seen"], row["kept"], row["canonical"]) == (10 + 2 * as_list, 3, "mmr1")
+    assert (
+        only(report, name="Euclid30K")["kept"] == 2
+        and only(report, name="FineVision-geo170k_qa_")["canonical"] == "geo170k"
+    )
+    assert only(report, name="FineVision-ai2d_merged")["dropped"] == {"sub-set taken from Vero": 2}
+    # Vero has a config wemath20_pro, but nothing of it is usable: then MMFineReason's WeMath2
+    # counts
+    assert (
+        only(report, name="WeMath2-SFT")["kept"] == 1
+        and only(report, name="stem-wemath20_pro")["kept"] == 0
+    )
+    for name in ("WaltonColdStart", "MMK12"):
+        assert only(report, name=name)["dropped"] == {"sub-set not in ZPPO-77K": 1}
+    assert only(report, name="Brand|New [x](y)")["dropped"] == {"sub-set unknown": 1}
+    assert [u for u in report["unknown"] if u.startswith("Brand|New")] and "Brand New x (y)" in (
+        tmp_path / "out/report.md"
+    ).read_text()
+    assert (
+        len({r["id"] for r in rows}) == len(rows) == report["rows"] == 9
+        and [r["source"] for r in rows].count("euclid") == 2
+    )
+
+
+def test_a_missing_pass_rate_column_fails_before_anything_is_built(tmp_path, build):
+    fx.write_vero(tmp_path / "vero", {"stem-tqa": [vero(0)]})
+    fx.write_mmfr(tmp_path / "mmfr", [mmfr(0)], rate=None)
+    with pytest.raises(
+        ValueError, match="no column pass_rate or qwen3vl_4b_pass_rate; it has .*question"
+    ):
+        build(tmp_path / "vero", tmp_path / "mmfr")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_long_columns_are_not_read(tmp_path):
+    fx.write_mmfr(tmp_path, [mmfr(0)])
+    assert set(next(iter(sources.MMFineReason(str(tmp_path), set()).open(None)))) == {
+        "source",
+        "id",
+        "question",
+        "answer",
+        "image",
+        "pass_rate",
+    }
+
+
+def test_sub_sets_that_are_not_known_are_listed(tmp_path, build, capsys):
+    fx.write_vero(
+        tmp_path / "vero",
+        {c: [vero(0)] for c in ("stem-TQA", "stem-brand_new", "knowledge_recognition-vizwiz")},
+    )
+    report, rows = build(tmp_path / "vero", extra={"knowledge_recognition-vizwiz": 2})
+    assert report["unknown"] == ["stem-brand_new"] and "stem-ai2d_merged" in report["not_found"]
+    assert [(r["name"], r["cap"]) for r in report["subsets"]] == [
+        ("stem-TQA", 2800),
+        ("knowledge_recognition-vizwiz", 1400),
+    ]
+    assert "unknown to us, not used (--extra adds one): stem-brand_new" in capsys.readouterr().out
+    assert "stem-brand_new" in (tmp_path / "out/report.md").read_text()
+    with pytest.raises(ValueError, match="--extra nothing: there is no such config"):
+        build(tmp_path / "vero", out="other", extra={"nothing": 1})
+    with pytest.raises(ValueError, match="in the corpus already"):
+        build(tmp_path / "vero", out="other", extra={"stem-TQA": 1})
+
+
+def test_the_plan_is_the_papers():
+    """29 names in Appendix B.1, and our two guesses; 60,200 + 5,600 rows at most from Vero."""
+    tiers = Counter(tier for tier, _ in sources.VERO_PLAN.values())
+    assert (
+        tiers == {1: 14 + 2, 2: 15}
+        and sum(sources.CAPS[t] * n for t, n in tiers.items()) == 60_200 + 2 * 2_800
+    )
+    names = [c for _, configs in sources.VERO_PLAN.values() for c in configs] + sources.VERO_UNUSED
+    assert (
+        len(names) == len({sources.squeeze(c) for c in names}) == 59
+    )  # the source's number of data sets
+    known = [e for e in sources.MMFR_PLAN.values() if e]
+    assert {e[0] for e in known} >= {
+        "mmr1",
+        "euclid",
+        "geo170k",
+        "geometry3k",
+        "mm_openr1",
+        "wemath",
+        "visualwebinstruct",
+        "bmmr",
+        "tqa",
+        "ai2d",
+        "scienceqa",
+        "virl39k",
+        "raven",
+        "visualsphinx",
+        "puzzleqa",
+        "llava_cot",
+        "zebra_cot",
+    }
+    assert all(
+        t == sources.VERO_PLAN[n][0] for n, t in known if n in sources.VERO_PLAN
+    )  # one tier a name
+
+
+# ---- the sample ----------------------------------------------------------------------------------
+
+
+def test_cap_and_sample(tmp_path, build, monkeypatch):
+    monkeypatch.setitem(sources.CAPS, 1, 10)
+    fx.write_vero(
+        tmp_path / "vero",
+        {
+            "stem-wemath20_pro": [vero(n) for n in range(30)],
+            "stem-wemath20_standard": [
+                vero(100 + n, kind="numeric" if n % 2 else "llm_judge") for n in range(40)
+            ],
+        },
+    )
+    first, second, again = (
+        build(tmp_path / "vero", out=out, seed=seed) for out, seed in (("a", 0), ("b", 1), ("c", 0))
+    )
+    assert first[1] == again[1] != second[1] and len(first[1]) == 10
+    rows = [only(first[0], name=f"stem-wemath20_{kind}") for kind in ("pro", "standard")]
+    assert sum(r["kept"] for r in rows) == 10 and all(
+        r["kept"] for r in rows
+    )  # one cap for both configs
+    assert (
+        rows[1]["dropped"] == {"reward type llm_judge": 20}
+        and rows[0]["over_cap"] + rows[1]["over_cap"] == 40
+    )
+    assert len(list((tmp_path / "a/images").rglob("*.png"))) == 10  # displaced images are gone
+
+
+def test_a_bad_row_leaves_its_place_to_the_next(tmp_path, build, monkeypatch):
+    """The cap counts rows that pass everything, the expensive filters included."""
+    monkeypatch.setitem(sources.CAPS, 1, 10)
+    fx.write_vero(
+        tmp_path / "vero",
+        {"stem-tqa": [vero(n, image=None if n % 2 else b"no image") for n in range(60)]},
+    )
+    report, rows = build(tmp_path / "vero")
+    assert (
+        len(rows) == 10
+        and all(int(r["answer"]) % 2 for r in rows)
+        and only(report, name="stem-tqa")["dropped"]["image does not open"] > 0
+    )
+
+
+def test_the_sample_is_uniform():
+    """Which rows have the smallest draws does not depend on where they stand: 400 seeds, 10 of 40."""
+    hits = Counter()
+    for seed in range(400):
+        draws = [
+            hashlib.blake2b(f"{seed}/vero-x/0/{n}".encode(), digest_size=8).digest()
+            for n in range(40)
+        ]
+        hits.update(sorted(range(40), key=draws.__getitem__)[:10])
+    assert all(60 < hits[n] < 140 for n in range(40))  # 100 expected, standard deviation 8.7
+
+
+def test_a_sub_set_of_which_nothing_is_left_stands_in_the_report(tmp_path, build, capsys):
+    fx.write_vero(
+        tmp_path / "vero", {"stem-tqa": [vero(0, kind="llm_judge")], "stem-raven": [vero(0)]}
+    )
+    file = tmp_path / "vero/stem-raven/train-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    report, rows = build(tmp_path / "vero")
+    assert (
+        rows == []
+        and only(report, name="stem-raven")["seen"] == 0
+        and only(report, name="stem-tqa")["kept"] == 0
+    )
+
+
+def test_limit(tmp_path, build):
+    fx.write_vero(tmp_path / "vero", {"stem-tqa": [vero(n) for n in range(20)]}, shards=3)
+    assert only(build(tmp_path / "vero", limit=9)[0], name="stem-tqa")["seen"] == 9
+
+
+@pytest.mark.parametrize("size", [(100, 100), (17, 300), (640, 480), (33, 65)])
+def test_prompt_length_is_the_length_of_the_expanded_prompt(lm, tokenizer, size):
+    images = (Image.new("RGB", size), Image.new("RGB", (50, 60)))
+    prompt = encode(lm, "How long?" + CLOSER, images)
+    want = len(model.expand(lm, prompt, model.pixels(lm, prompt)).ids)
+    parts = sources.prompt_parts(tokenizer)
+    assert (
+        parts.net is None
+        and sources.prompt_length(parts, "How long?", images)
+        == sources.prompt_length(lm, "How long?", images)
+        == want
+    )
+    assert sources.prompt_length(parts, "How long?", ()) == len(
+        encode(lm, "How long?" + CLOSER).ids
+    )
+
+
+def test_prompt_of_exactly_4096_tokens_stays(lm, tokenizer):
+    parts = sources.prompt_parts(tokenizer)
+    rest = sources.prompt_length(parts, "", [Image.new("RGB", (120, 110))])
+    fits = "x" * (4096 - rest)
+    assert sources.examine(picture(0), fits, parts) == "png"
+    with pytest.raises(sources.Drop, match="prompt > 4096 tokens"):
+        sources.examine(picture(0), fits + "x", parts)
+
+
+@given(st.text(alphabet="[]()'\"\\, -+1ej{}:x\n", max_size=60))
+def test_list_golds_never_raise_anything_but_drop(text):
+    try:
+        assert isinstance(sources.listed_golds(text), list)
+    except sources.Drop:
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 8000,
+        "[" + "-" * 8000 + "1]",
+        "[1" + "+1j" * 2000 + "]",
+        "[__import__('os').system('true')]",
+        "{'a'}",
+        "['" + "x" * 50_000_000 + "']",
+        "[1, 2",
+        "\0",
+        "[0x" + "f" * 8000 + "]",
+    ],
+)
+def test_hostile_list_golds_are_dropped(text):
+    with pytest.raises(sources.Drop, match="gold is not a list"):
+        sources.listed_golds(text)
+
+
+# ---- kills and restarts --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """(Vero folder, MMFineReason folder), small, with several shards."""
+    folder = tmp_path_factory.mktemp("pair")
+    configs = {
+        "stem-ai2d_merged": [vero(n) for n in range(24)],
+        "stem-tqa": [vero(n, prompt="dict", image=b"x" if n % 5 == 0 else None) for n in range(24)],
+    }
+    names = ["MMR1", "Euclid30K", "FineVision-tqa"]
+    return (
+        fx.write_vero(folder / "vero", configs, shards=2),
+        fx.write_mmfr(folder / "mmfr", [mmfr(n, source=names[n % 3]) for n in range(45)], shards=3),
+    )
+
+
+class Stop(BaseException):
+    """Stands for kill -9: nothing in the builder catches it."""
+
+
+def test_stopped_at_any_write_and_started_again(tmp_path, build, pair, monkeypatch):
+    """An exception at every write, rename and removal in turn; started again, the bytes are those
+    of a straight build.
+    """
+    monkeypatch.setitem(sources.CAPS, 1, 7)  # rows get displaced, so that images are removed too
+    build(*pair, out="straight")
+    calls, at = 0, -1
+
+    def counted(real):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                if real is write_bytes:
+                    real(args[0], args[1][:10])  # half an image
+                raise Stop
+            return real(*args, **kwargs)
+
+        return call
+
+    write_bytes = Path.write_bytes
+    for owner, name in (
+        (Path, "write_bytes"),
+        (Path, "rename"),
+        (os, "replace"),
+        (os, "unlink"),
+        (corpus.shutil, "rmtree"),
+    ):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    build(*pair, out="counted")
+    total, stops = calls, 0
+    for at in sorted({1, 2, *range(3, total, 13), *range(total - 6, total + 1)}):
+        calls = 0
+        out = f"at{at}"
+        with pytest.raises(Stop):
+            build(*pair, out=out)
+        at, calls, stops = -1, 0, stops + 1
+        build(*pair, out=out)
+        assert tree(tmp_path / out) == tree(tmp_path / "straight")
+        assert not (tmp_path / f"{out}.partial").exists()
+    assert stops > 8
+
+
+@pytest.mark.parametrize("row, done", [(30, 1), (48 + 20, 2)])
+def test_kill_9_and_again(tmp_path, build, pair, tokenizer, row, done):
+    """SIGKILL in the middle of a shard: of the second of two Vero sub-sets, and of MMFineReason's
+    second shard.
+    """
+    build(*pair, out="straight")
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import corpus, data; seen, offer = [], corpus.Sample.offer\n"
+        f"corpus.Sample.offer = lambda *a: os.kill(os.getpid(), 9) if len(seen) == {row} else (seen.append(1), offer(*a))\n"
+        "data.main(sys.argv[2:])"
+    )
+    argv = [
+        "build",
+        "--out",
+        str(tmp_path / "killed"),
+        "--vero",
+        str(pair[0]),
+        "--mmfr",
+        str(pair[1]),
+        "--tokenizer",
+        tokenizer,
+    ]
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code, str(HERE), *argv], capture_output=True
+        ).returncode
+        == -signal.SIGKILL
+    )
+    partial = tmp_path / "killed.partial"
+    assert partial.exists() and not (tmp_path / "killed").exists()
+    finished = {
+        p: p.stat().st_mtime_ns
+        for p in partial.glob("state-vero-*")
+        if json.loads(p.read_text())["next"] == 2
+    }
+    assert len(finished) == done
+    seen, real = [], corpus.write_atomically
+    corpus.write_atomically = lambda file, text: (seen.append(file), real(file, text))
+    try:
+        build(*pair, out="killed")
+    finally:
+        corpus.write_atomically = real
+    assert not {*finished} & {*seen}  # sub-sets that were done are not done again
+    assert tree(tmp_path / "killed") == tree(tmp_path / "straight")
+
+
+def test_other_settings_or_a_finished_folder_are_refused(tmp_path, build, pair):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/settings.json").write_text(json.dumps({"seed": 3}))
+    with pytest.raises(ValueError, match="other settings .*seed 3 -> 0"):
+        build(*pair)
+    build(pair[0], out="done", limit=2)
+    with pytest.raises(ValueError, match="exists already"):
+        build(pair[0], out="done", limit=2)
+    with pytest.raises(ValueError, match="nothing to build from"):
+        build(out="none")
+
+
+def test_a_source_that_changed_meanwhile_is_refused(tmp_path, build, pair, monkeypatch):
+    monkeypatch.setattr(corpus, "sweep", lambda *a: (_ for _ in ()).throw(Stop()))
+    with pytest.raises(Stop):
+        build(pair[0])
+    monkeypatch.undo()
+    fx.write_vero(tmp_path / "vero", {"stem-ai2d_merged": [vero(0)], "stem-tqa": [vero(0)]})
+    state = json.loads((tmp_path / "out.partial/settings.json").read_text())
+    (tmp_path / "out.partial/settings.json").write_text(
+        json.dumps({**state, "vero": str(tmp_path / "vero")})
+    )
+    with pytest.raises(ValueError, match="1 shards now and had 2 when the build began; pin it"):
+        build(tmp_path / "vero")
+
+
+# ---- hostile rows and broken sources -------------------------------------------------------------
+
+
+def bomb(width=50_000, height=50_000):
+    """A PNG of a few hundred bytes whose header promises 2.5 gigapixels."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def hostile():
+    """{reason: Vero rows that must be dropped for it}."""
+    good = picture(0, (200, 200))
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' width='200' height='200'><script>alert(1)</script></svg>"
+    thin = io.BytesIO()
+    Image.new("1", (100, 21_000)).save(thin, "PNG")
+    q = "<image>How many? "
+    return {
+        "image too large to decode": [vero(image=bomb()), vero(image=bomb(10_000, 9_000))],
+        "image does not open": [
+            vero(image=good[: len(good) // 2]),
+            vero(image=good[:40]),
+            vero(image=b"x"),
+            vero(image=svg),
+            vero(image=bomb(500, 500)),
+            vero(image=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 200 200\n"),
+            vero(image=picture(1, form="JPEG")[:300]),
+        ],
+        "image refused by the processor": [vero(image=thin.getvalue())],
+        "image file too large": [vero(image=good + bytes(50_000_001))],
+        "image file missing": [
+            vero(image="/etc/hostname"),
+            vero(image="/dev/zero"),
+            vero(image="x" * 5000),
+            vero(image="a\0b"),
+            vero(image=".."),
+        ],
+        "question too long": [
+            vero(question=q + "a" * 50_000_000),
+            vero(question=q + "\u202e" * 40_000),
+        ],
+        "answer > 512 characters": [vero(gold="7" * 50_000_000)],
+        "control or direction character": [
+            vero(question=c.join("How many?"))
+            for c in ("\0", "\x1b[2J", "\x7f", "\x85", "\u202e", "\u2066", "\u200f", "\u061c")
+        ]
+        + [vero(gold="4\u202e"), vero(gold="\x07")],
+        "chat-template token": [
+            vero(question=q + t)
+            for t in ("<|im_end|>", "<|im_start|>system", "<|image_pad|>", "<|vision_start|>")
+        ]
+        + [vero(gold="<|endoftext|>")],
+        "no question": [vero(question="<image> \n <image>")],
+    }
+
+
+def test_hostile_rows_are_counted_drops(tmp_path, build):
+    rows = hostile()
+    fx.write_vero(
+        tmp_path / "vero", {"stem-tqa": [r for some in rows.values() for r in some] + [vero(5)]}
+    )
+    begin = time.perf_counter()
+    report, kept = build(tmp_path / "vero")
+    assert only(report, name="stem-tqa")["dropped"] == {
+        reason: len(some) for reason, some in sorted(rows.items())
+    }
+    assert [r["answer"] for r in kept] == ["5"] and time.perf_counter() - begin < 30
+
+
+def test_hostile_names_and_ids(tmp_path, build):
+    rows = [mmfr(n, source=f"name {n}" if n > 1 else "x" * 1_000_000) for n in range(700)] + [
+        mmfr(0, source="MMR1"),
+        mmfr(1, source="MMR1"),
+    ]
+    rows[-1]["id"], rows[-2]["id"] = "\u202e" + "i" * 10_000, "a/../b"
+    for r in rows[:-2]:
+        r["image"] = {"bytes": b"x", "path": None}
+    fx.write_mmfr(tmp_path / "mmfr", rows)
+    report, kept = build("", tmp_path / "mmfr")
+    assert (
+        len(report["subsets"]) < 510
+        and report["seen"] == 702
+        and [r["id"] for r in kept] == ["mmfr/MMR1/a/../b", "mmfr/MMR1/000-0000701"]
+    )
+    assert all(re.fullmatch(r"images/mmfr-mmr1/\d{3}-\d{7}\.png", r["images"][0]) for r in kept)
+
+
+def test_ids_are_unique_and_readable_whatever_the_source_says(tmp_path, build, tokenizer, capsys):
+    rows = [
+        mmfr(n, source=s)
+        for n, s in enumerate(("MMR1", "MMR1", "MMR1", "MMR1\u202e", "new\x1b[2J"))
+    ]
+    for r, id in zip(rows, ("x", "x@000-0000002", "x", "y", "z")):
+        r["id"] = id
+    fx.write_mmfr(tmp_path / "mmfr", rows)
+    assert (
+        data.main(
+            [
+                "build",
+                "--out",
+                str(tmp_path / "out"),
+                "--vero",
+                "",
+                "--mmfr",
+                str(tmp_path / "mmfr"),
+                "--tokenizer",
+                tokenizer,
+            ]
+        )
+        == 0
+    )
+    assert "\x1b" not in capsys.readouterr().out
+    assert (
+        data.main(["check", str(tmp_path / "out")]) == 0 and len(data.read(tmp_path / "out")) == 4
+    )
+
+
+def test_a_broken_shard_is_named(tmp_path, build):
+    folder = fx.write_vero(tmp_path / "vero", {"stem-tqa": [vero(n) for n in range(20)]}, shards=2)
+    file = folder / "stem-tqa/train-00001-of-00002.parquet"
+    raw = bytearray(file.read_bytes())
+    raw[200:2200] = bytes(2000)
+    file.write_bytes(raw)
+    with pytest.raises(ValueError, match="stem-tqa, shard 1, after row 0: can't be read"):
+        build(folder)
+    file.write_bytes(raw[:-200])
+    with pytest.raises(ValueError, match="stem-tqa"):
+        build(folder, out="other")
+
+
+def test_missing_sources_and_columns(tmp_path, build, monkeypatch):
+    with pytest.raises(ValueError, match="nowhere.*can't list its sub-sets"):
+        build(tmp_path / "nowhere")
+    fx.write(
+        [{k: v for k, v in vero(0).items() if k not in ("extra_info", "reward_model")}],
+        tmp_path / "vero/stem-tqa/train-00000-of-00001.parquet",
+    )
+    with pytest.raises(ValueError, match="stem-tqa: no column extra_info, reward_model; it has"):
+        build(tmp_path / "vero")
+    with pytest.raises(ValueError, match="--tokenizer .*no tokenizer and image processor there"):
+        corpus.build(tmp_path / "x", str(tmp_path / "vero"), "", str(tmp_path / "vero"))
+
+
+def test_command_line(tmp_path, tokenizer, pair, capsys):
+    out = tmp_path / "z"
+    argv = [
+        "build",
+        "--out",
+        str(out),
+        "--vero",
+        str(pair[0]),
+        "--mmfr",
+        str(pair[1]),
+        "--tokenizer",
+        tokenizer,
+        "--limit",
+        "30",
+    ]
+    assert data.main(argv) == 0
+    printed = capsys.readouterr()
+    assert (
+        f"questions in {out}" in printed.out
+        and "vero-ai2d" in printed.err
+        and "rows/s" in printed.out
+    )
+    assert data.main(["check", str(out)]) == 0
+    with pytest.raises(ValueError, match="--extra stem-x=3: expected"):
+        data.main([*argv, "--extra", "stem-x=3"])
+
+
+# ---- size ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_100_000_rows_in_bounded_memory(tmp_path, tokenizer):
+    """50,000 rows of each source, images of 30 KB and a few of 8 MB; prints rows per second and the
+    peak of resident memory.
+    """
+    import pyarrow as pa
+
+    rng = random.Random(0)
+    pool = [Image.effect_noise((180, 160), 40) for _ in range(40)]
+    pool = [(image.save(b := io.BytesIO(), "PNG"), b.getvalue())[1] for image in pool]
+    big = Image.effect_noise((2400, 3200), 40)
+    big.save(b := io.BytesIO(), "PNG")
+
+    def many(make, file, n, start):
+        """n rows made from one schema, written 1,000 at a time; every 500th has a big image."""
+        fx.write([make(0)], file)
+        schema, writer = pq.read_schema(file), None
+        writer = pq.ParquetWriter(file, schema)
+        for at in range(start, start + n, 1000):
+            rows = [make(i) for i in range(at, at + min(1000, start + n - at))]
+            for i, r in enumerate(rows, at):
+                r["image"] = {
+                    "bytes": b.getvalue() if i % 500 == 0 else rng.choice(pool),
+                    "path": None,
+                }
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        writer.close()
+
+    tiny = picture(0)
+    configs = [
+        "stem-ai2d_merged",
+        "stem-tqa",
+        "chart_ocr-evochart",
+        "counting_grounding_search-pixmo",
+        "knowledge_recognition-gqa",
+    ]
+    for c in configs:
+        for s in range(2):
+            many(
+                lambda n: vero(n, image=tiny),
+                tmp_path / f"vero/{c}/train-{s:05d}-of-00002.parquet",
+                5000,
+                s * 5000,
+            )
+    names = [n for n, e in sources.MMFR_PLAN.items() if e][:10]
+    for s in range(5):
+        many(
+            lambda n: mmfr(n, source=names[n % 10], rate=(n % 4) / 4, image=tiny),
+            tmp_path / f"mmfr/data/train-{s:05d}-of-00005.parquet",
+            10_000,
+            s * 10_000,
+        )
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import data; t = time.time(); data.main(sys.argv[2:]); "
+        "peak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]; print('MEASURED', time.time() - t, int(peak) / 2**20)"
+    )
+    out = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(HERE),
+            "build",
+            "--out",
+            str(tmp_path / "out"),
+            "--vero",
+            str(tmp_path / "vero"),
+            "--mmfr",
+            str(tmp_path / "mmfr"),
+            "--tokenizer",
+            tokenizer,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    seconds, peak = map(float, out.stdout.split("MEASURED")[1].split())
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    print(
+        f"\n100,000 rows in {seconds:.0f} s, {100_000 / seconds:.0f} rows/s, peak {peak:.2f} GB, {report['rows']} kept"
+    )
+    assert report["seen"] == 100_000 and peak < 4
+    assert report["rows"] == sum(r["kept"] for r in report["subsets"]) and all(
+        r["kept"] <= (r["cap"] or 0) for r in report["subsets"]
+    )
+    assert (
+        only(report, name="stem-tqa")["kept"] == 2800
+        and only(report, name="chart_ocr-evochart")["kept"] == 1400
+    )

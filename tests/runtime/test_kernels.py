@@ -1,0 +1,181 @@
+"""The check of the linear-attention kernel: it sees nothing where nothing is wrong, and a wrong
+backward pass for sure.
+
+    python -m pytest tests/test_kernels.py
+
+A GPU is not needed: what would be the kernel is the same layer in another precision, and what would
+be the broken kernel is that layer with a backward pass spoiled in that precision only.
+"""
+
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from runtime import kernels
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def layer(lm):
+    return next(b.linear_attn for b in lm.blocks() if hasattr(b, "linear_attn"))
+
+
+class Halved(torch.autograd.Function):
+    """The identity, whose gradient is half of what it should be."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / 2
+
+
+class Broken(torch.nn.Module):
+    """A layer that in one precision answers right and goes back wrong."""
+
+    def __init__(self, layer, dtype):
+        super().__init__()
+        self.layer, self.dtype = layer, dtype
+
+    def forward(self, x):
+        return self.layer(Halved.apply(x) if x.dtype == self.dtype else x)
+
+
+class Louder(Broken):
+    """Wrong in its output, by a fifth."""
+
+    def forward(self, x):
+        return self.layer(x) * (1.2 if x.dtype == self.dtype else 1.0)
+
+
+# ---- disagreement --------------------------------------------------------------------------------
+
+
+def test_a_layer_agrees_with_itself(layer):
+    assert kernels.disagreement(layer, CPU, CPU, 96, torch.float64) < 1e-5
+
+
+def test_bfloat16_stays_far_below_the_tolerance(layer):
+    """Measured: 0.012; tokens over several of the layer's chunks of 64."""
+    error = kernels.disagreement(layer, CPU, CPU, 192, torch.bfloat16)
+    assert 1e-4 < error < kernels.TOLERANCE / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_backward_pass_that_is_wrong_by_half_is_seen(layer, dtype):
+    error = kernels.disagreement(Broken(layer, dtype), CPU, CPU, 96, dtype)
+    assert error == pytest.approx(0.5, abs=0.02) and error > 5 * kernels.TOLERANCE
+    assert (
+        kernels.disagreement(Broken(layer, None), CPU, CPU, 96, dtype) < kernels.TOLERANCE
+    )  # not its wrapping
+
+
+def test_a_wrong_output_is_seen(layer):
+    assert kernels.disagreement(Louder(layer, torch.float64), CPU, CPU, 96, torch.float64) > 0.19
+
+
+def test_the_layer_is_left_as_it_was(layer):
+    before = [p.detach().clone() for p in layer.parameters()]
+    kernels.disagreement(layer, CPU, CPU, 16, torch.bfloat16)
+    assert all(
+        p.dtype == torch.float32 and p.grad is None and torch.equal(p, b)
+        for p, b in zip(layer.parameters(), before)
+    )
+
+
+# ---- check_kernels -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fla(monkeypatch):
+    """flash-linear-attention seems to be there; fla(error) says how far it is off, fla(exception)
+    that it can't be compared.
+    """
+    seen = []
+    monkeypatch.setattr(
+        kernels, "find_spec", lambda name: SimpleNamespace() if name == "fla" else None
+    )
+
+    def off(error):
+        def disagreement(layer, device, reference, tokens, dtype):
+            seen.append((layer, device, reference, tokens, dtype))
+            if isinstance(error, Exception):
+                raise error
+            return error
+
+        monkeypatch.setattr(kernels, "disagreement", disagreement)
+        return seen
+
+    return off
+
+
+def test_the_first_linear_attention_layer_is_compared_in_the_runs_precision(lm, layer, fla):
+    seen = fla(0.04)
+    assert kernels.check_kernels(lm) is None
+    assert seen == [(layer, lm.device, CPU, 192, torch.float32)]
+
+
+@pytest.mark.parametrize("error", [0.05, 0.5, float("inf"), float("nan")])
+def test_above_the_tolerance_it_is_one_line_that_says_what_to_do(lm, fla, error):
+    fla(error)
+    with pytest.raises(ValueError, match="flash-linear-attention disagrees") as e:
+        kernels.check_kernels(lm)
+    assert (
+        "\n" not in str(e.value)
+        and torch.__version__ in str(e.value)
+        and "uninstall flash-linear-attention" in str(e.value)
+    )
+
+
+def test_what_cant_be_compared_is_said_and_not_fatal(lm, fla, capsys):
+    fla(RuntimeError("no such kernel\nand a long trace"))
+    assert kernels.check_kernels(lm) is None
+    err = capsys.readouterr().err
+    assert "was not checked" in err and "no such kernel" in err and err.count("\n") == 1
+
+
+def test_nothing_to_check(lm, fla, monkeypatch):
+    """Models without such a layer, and machines without the package, are not looked at."""
+    seen = fla(9.0)
+    kernels.check_kernels(SimpleNamespace(blocks=lambda: [torch.nn.Linear(2, 2)]))
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    kernels.check_kernels(lm)
+    assert seen == []
+
+
+# ---- used ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "attend, installed, want",
+    [
+        (
+            "sdpa",
+            {},
+            "SDPA; linear attention by plain torch (slow: pip install flash-linear-attention)",
+        ),
+        (
+            "sdpa",
+            {"flash-attn": "2.8"},
+            "SDPA; linear attention by plain torch (slow: pip install flash-linear-attention)",
+        ),
+        (
+            "flash_attention_2",
+            {"flash-attn": "2.8", "flash-linear-attention": "0.4"},
+            "flash-attn 2.8; linear attention by flash-linear-attention 0.4",
+        ),
+    ],
+)
+def test_used_names_what_is_there(monkeypatch, attend, installed, want):
+    def version(package):
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(kernels, "version", version)
+    assert kernels.used(attend) == want
