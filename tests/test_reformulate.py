@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from run import prompt_of
 
 import reformulate
 import train
 from processor import CLOSER, control_strings
 from records import Ask, Group, Sample
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
-from run import prompt_of
 from runtime import launch as start
 from tiny import world as tiny
 
