@@ -89,7 +89,7 @@ def open_all(cfg, who):
 def open_data(cfg):
     """The training questions, and {split: held-out questions}."""
     if cfg.data == "tiny":
-        from tiny import world as tiny  # the tiny world as a data set: a door to the surroundings
+        import tiny  # the tiny world as a data set: a door to the surroundings
 
         questions, heldout = (
             in_memory(tiny.questions("train"), "tiny"),

@@ -29,6 +29,7 @@ settings.register_profile(
 )
 settings.load_profile("zppo")
 
+import tiny  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from distributed import World  # noqa: E402
@@ -37,7 +38,6 @@ from engines.hf import HFEngine  # noqa: E402
 from records import Group, Sample  # noqa: E402
 from run import Run, prompt_of  # noqa: E402
 from teacher import Cache, Teacher  # noqa: E402
-from tiny import world as tiny  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
 

@@ -13,12 +13,12 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import model
+import tiny
 from distributed import Policy
 from engines.base import Stopped, open_engine, seed_of
 from engines.hf import HFEngine, choose, draws
 from processor import encode
 from run import prompt_of
-from tiny import world as tiny
 
 TOLERANCE = 1e-4  # nats; fp32, two orders of summation
 
