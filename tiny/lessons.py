@@ -8,7 +8,7 @@ import string
 from collections import namedtuple
 
 from processor import CLOSER
-from reformulate import BCQ, CANDIDATE, bcq, clean, hint, ncq
+from reformulate import BCQ, CANDIDATE, HINT, bcq, clean, ncq
 from teacher import COMPRESS
 from teacher import HINT as ASK_HINT
 from tiny.world import (
@@ -80,6 +80,11 @@ def hint_for(family, digits):
     return GENERAL if told else first
 
 
+def hint_prompt(question, text):
+    """The prompt of the hint baseline."""
+    return HINT.format(question=question, hint=clean(text))
+
+
 # ---- questions, and prompts that help ------------------------------------------------------------
 
 
@@ -141,7 +146,7 @@ def hint_lesson(rng):
     """
     family, modality = any_family(rng), rng.choice(MODALITIES)
     digits = draw(family, rng, "known")
-    text = hint(question_text(family, digits, modality), hint_for(family, digits))
+    text = hint_prompt(question_text(family, digits, modality), hint_for(family, digits))
     return lesson(text, modality, family, digits, truth(family, digits))
 
 

@@ -5,9 +5,9 @@ from functools import partial
 
 from engines.hf import HFEngine
 from processor import CLOSER, encode
-from reformulate import bcq, hint, ncq
+from reformulate import bcq, ncq
 from reward import grade
-from tiny.lessons import hint_for, hinting_lesson, summary_lesson
+from tiny.lessons import hint_for, hint_prompt, hinting_lesson, summary_lesson
 from tiny.world import (
     POOL,
     SPLITS,
@@ -68,7 +68,7 @@ def help_read(student, rng):
         texts = {
             "BCQ": bcq(q.question, right, wrong, rng),
             "NCQ": ncq(q.question, [wrong] * 8, [str(answers[1])], rng),
-            "hint": hint(q.question, hint_for(family, digits)),
+            "hint": hint_prompt(q.question, hint_for(family, digits)),
         }
         for kind, text in texts.items():
             prompts[kind].append((encode(student, text + CLOSER, q.images), q.answer))

@@ -12,7 +12,7 @@ import pytest
 import model
 import tiny
 from processor import CLOSER, encode
-from reformulate import bcq, hint, ncq
+from reformulate import bcq, ncq
 from teacher import COMPRESS, HINT
 from tiny import lessons, measure, world
 
@@ -31,7 +31,7 @@ def test_tokenizer_round_trip_also_from_disk(lm, tmp_path):
     model.save(lm, tmp_path)
     q, rng = "7 8 9\n" + world.ASK["product3"], random.Random(0)
     texts = ["".join(map(chr, range(32, 127))) + "\n", q + CLOSER, " a  b\n\n c ", COMPRESS, HINT]
-    texts += ["<think>\n7*8=56</think>\\boxed{56}", hint(q, world.GENERAL)]
+    texts += ["<think>\n7*8=56</think>\\boxed{56}", lessons.hint_prompt(q, world.GENERAL)]
     texts += [bcq(q, "1", "2", rng), ncq(q, ["1"] * 3, ["1"], rng)]
     for tokenizer in (lm.tokenizer, model.load(tmp_path).tokenizer):
         ids = lambda text, **kw: tokenizer(text, add_special_tokens=False, **kw)["input_ids"]
@@ -55,7 +55,7 @@ def test_prompts_are_short(lm):
 
     assert length(q.question) == 15
     assert length(bcq(q.question, s, s, rng)) <= 70
-    assert length(hint(q.question, "7*8=56")) <= 30
+    assert length(lessons.hint_prompt(q.question, "7*8=56")) <= 30
     assert length(ncq(q.question, [s] * 8, ["504"], rng)) <= 220
 
 
@@ -126,7 +126,7 @@ def test_teacher_writes_hints_and_student_reads_them():
     assert measure.exact(teacher, lessons.hinting_lesson, 120, random.Random(6)) >= 0.95
     asked = []
     for q in [q for q in tiny.questions("heldout") if not tiny.is_hard(q)]:
-        text = hint(q.question, lessons.hint_for(q.source, tiny.digits_of(q)))
+        text = lessons.hint_prompt(q.question, lessons.hint_for(q.source, tiny.digits_of(q)))
         asked.append((encode(student, text + CLOSER, q.images), q.answer))
     assert measure.mean(measure.rates(student, asked)) >= 0.8
 
