@@ -143,7 +143,7 @@ def open_data(cfg):
     """The training questions, and {split: held-out questions}."""
     columns, heldout = data.parse_map(cfg.map), {}
     if cfg.data == "tiny":
-        from tiny import world as tiny  # a door to the surroundings: a data set
+        import tiny  # the tiny world as a data set: a door to the surroundings
 
         questions = data.in_memory(tiny.questions("train"), "tiny")
         heldout = {split: tiny.questions(split) for split in SPLITS}

@@ -29,16 +29,15 @@ settings.register_profile(
 )
 settings.load_profile("zppo")
 
-from run import Run, prompt_of  # noqa: E402
-
+import tiny  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from distributed import World  # noqa: E402
 from engines.base import Engine  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
 from records import Group, Sample  # noqa: E402
+from rollout import prompt_of  # noqa: E402
 from teacher import Cache, Teacher  # noqa: E402
-from tiny import world as tiny  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
 

@@ -12,15 +12,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from run import Run  # noqa: E402
-
+import tiny  # noqa: E402
 import train  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from distributed import connect, leave, named_weights, roles, whole  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
+from rollout import prompt_of  # noqa: E402
 from runtime.metrics import Clock  # noqa: E402
-from tiny import world as tiny  # noqa: E402
 
 
 def main(source, target, *argv):

@@ -526,7 +526,7 @@ def step(questions, rollouts):
     """Three groups of two samples: image, text, video; rewards 1 0 | 1 0 | 0 0, so that the last
     group is flat.
     """
-    from tiny import world as tiny
+    import tiny
 
     lm = tiny.new_model(0)
     cfg = flags(["--n", "2", "--iterations", "1", "--max-response", "40", "--grad-clip", "1e9"])

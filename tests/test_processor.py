@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from run import prompt_of
 
+import tiny
 from data import decode
 from model import from_parts
 from processor import CLOSER, control_strings, encode
 from reformulate import TAGS, bcq, ncq
-from tiny import world as tiny
+from rollout import prompt_of
 
 HARMLESS = "What is 2+2?"
 

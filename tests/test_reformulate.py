@@ -17,12 +17,12 @@ from PIL import Image
 from run import prompt_of
 
 import reformulate
+import tiny
 import train
 from processor import CLOSER, control_strings
 from records import Ask, Group, Sample
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
 from runtime import launch as start
-from tiny import world as tiny
 
 LM = tiny.new_model(0)
 

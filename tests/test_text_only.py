@@ -21,9 +21,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 import model
 import teacher
+import tiny
 import train
 from records import Ask, Sample
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

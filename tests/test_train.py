@@ -28,12 +28,12 @@ import buffer
 import loss
 import model
 import reformulate
+import tiny
 import train
 from data import Question, take
 from distributed import Policy
 from engines.hf import HFEngine
 from runtime.metrics import Clock
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
 N = 8  # samples a prompt in the scripted runs

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from run import prompt_of
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import model
+import tiny
 from distributed import Policy
 from engines.base import Stopped, open_engine, seed_of
 from engines.hf import HFEngine, choose, draws
 from processor import encode
-from tiny import world as tiny
+from rollout import prompt_of
 
 TOLERANCE = 1e-4  # nats; fp32, two orders of summation
 
