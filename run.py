@@ -11,7 +11,6 @@ its cache belongs to rank 0.
 import copy
 import random
 import sys
-import threading
 from dataclasses import replace
 
 import torch
@@ -26,10 +25,10 @@ from engines.hf import HFEngine
 from eval import evaluate
 from processor import CLOSER, control_strings, encode
 from records import Group
-from reformulate import clean
 from reward import grade
 from runtime import checkpoint
 from runtime.metrics import Clock, Log
+from teacher import judge_item
 
 
 class Run:
@@ -64,10 +63,6 @@ class Run:
         )
         self.stop = None  # console.StopSignal, once training begins
         self.same_tokens = False  # student and teacher have the same token ids
-        self.note, self.noted = (
-            None,
-            0,
-        )  # how early() tells rank 0; groups whose summaries were begun
         self.n_aug = share(cfg.aug, cfg.batch * cfg.iterations)
         self.wants_answers = (
             self.n_aug
@@ -85,6 +80,8 @@ class Run:
             self.sync()
         if teacher:
             teacher.pulse = self.pulse
+            if state:
+                teacher.load(state["teacher"])
         self.log = world.first_only(
             lambda: Log(
                 out, self.done if cfg.resume_from else -1, cfg.tensorboard, cfg.wandb, vars(cfg)
@@ -144,7 +141,6 @@ class Run:
                 cfg.max_response,
                 [seed_of(cfg.seed, step, kind, i) for i in mine],
                 cfg.temperature,
-                done=lambda k, samples: self.early(asks[mine[k]], samples),
                 stop=self.pulse,
             )
             groups = {}
@@ -199,7 +195,7 @@ class Run:
         if not todo:
             return groups
         items = [judge_item(q, s) for q, s in todo]
-        right = iter(self.world.first(lambda: self.asked_teacher(todo[0][0]).verdicts(items)))
+        right = iter(self.world.first(lambda: self.asked_teacher(todo[0][0]).judge(items)))
         return [
             replace(
                 g,
@@ -227,12 +223,11 @@ class Run:
 
         def ask():
             self.turn("teacher")
-            prompts = [ask_prompt(self.teacher, g.question, self.cfg) for g in groups]
-            golds = [g.question.golds for g in groups]
-            free = [free_text(g.question) for g in groups]
+            questions = [g.question for g in groups]
+            self.teacher.keep_only(questions)
             if fresh:
-                return self.teacher.draws(golds, prompts, step, self.cfg.teacher_n, free)
-            return self.teacher.answers(golds, prompts, step, free)
+                return self.teacher.fresh_answers(questions, step, self.cfg.teacher_n)
+            return self.teacher.answers(questions, step)
 
         answers = self.world.first(
             lambda: [light([a for a in known if a.reward]) for known in ask()]
@@ -257,66 +252,10 @@ class Run:
     # ---- overlap, turns, signals -----------------------------------------------------------------
 
     def look_ahead(self, asks, step):
-        """Let a teacher on other processes begin with this step's questions, while the students
-        sample (the paper's overlap).
-
-        In a thread of rank 0, because pictures have to be opened. What turns out easy was asked in
-        vain, on idle machines.
-        """
-        if not (self.teacher and self.teacher.engine.remote and self.wants_answers):
-            return
-        self.noted = 0
-
-        def begin():
-            try:
-                questions = list({a.question.id: a.question for a in asks}.values())
-                prompts = [ask_prompt(self.teacher, q, self.cfg) for q in questions]
-                if self.cfg.method == "off-distill":
-                    self.teacher.prefetch_draws(prompts, step, self.cfg.teacher_n)
-                else:
-                    self.teacher.prefetch_answers(
-                        [q.golds for q in questions],
-                        prompts,
-                        step,
-                        [free_text(q) for q in questions],
-                    )
-            except (ValueError, OSError):
-                pass  # the call that needs the answer meets the same error, and tells it
-
-        threading.Thread(target=begin, daemon=True, name="look ahead").start()
-
-    def early(self, ask, samples):
-        """Called as a group finishes, while others are still being sampled: what the teacher may
-        begin with.
-        """
-        if self.note is None:
-            return
-        q = ask.question
-        wrong = [s for s in samples if not grade(s.text, q.golds)]
-        items = [judge_item(q, s) for s in wrong] if q.free_form else []
-        summarize = (
-            []
-            if items or len(samples) - len(wrong) >= self.cfg.tau * len(samples)
-            else [s.text for s in wrong]
-        )
-        if items or summarize:
-            self.note((items, summarize))
-
-    def noted_early(self, note):
-        """On rank 0, in the mailbox's thread: judgements, and the summaries of about as many groups
-        as the cap will keep.
-        """
-        items, summarize = note
-        if items:
-            self.teacher.prefetch_verdicts(items)
-        if (
-            summarize
-            and (self.cfg.bcq or self.cfg.ncq)
-            and self.cfg.compress
-            and self.noted < self.n_aug
-        ):
-            self.noted += 1
-            self.teacher.prefetch_summaries([clean(t, self.teacher.control) for t in summarize])
+        """Let a teacher on servers begin with this step's questions, while the students sample."""
+        if self.teacher and self.wants_answers:
+            questions = [a.question for a in asks]
+            self.teacher.begin(questions, step, self.cfg.method == "off-distill")
 
     def pulse(self):
         """Asked by the engine between its steps: True when this rank was told to stop."""
@@ -390,8 +329,6 @@ class Run:
         """Give back what other processes wait for: the teacher's cache and ranks, the process
         group.
         """
-        if hasattr(self.note, "close"):
-            self.note.close()
         if self.teacher:
             self.teacher.close()
         if self.log:
@@ -424,7 +361,7 @@ class Run:
             "position": self.position,
             "rng": checkpoint.rng_state(self.rng),
             "buffer": copy.deepcopy(self.buffer.state()),
-            "teacher_cache": self.teacher.cache.state() if self.teacher else None,
+            "teacher": self.teacher.state() if self.teacher else None,
             "heldout": self.before,
             "config": comparable(self.cfg),
             "record": self.record,
@@ -485,16 +422,6 @@ def light(samples):
     return [replace(s, prompt=bare[0]) for s in samples]
 
 
-def free_text(question):
-    """The question's text where the judge has the last word, else ""."""
-    return question.question if question.free_form else ""
-
-
-def judge_item(question, sample):
-    """What Teacher.verdicts wants to know about a response; options stand in the question."""
-    return question.question, (), sample.text, question.golds, sample.truncated
-
-
 def check_length(question, tokens, cfg):
     """Raise ValueError when the plain prompt of a question, of that many tokens, is longer than
     --max-prompt.
@@ -521,13 +448,3 @@ def prompt_of(lm, question, text, cfg, prefix=()):
         cfg.thinking,
     )
     return replace(prompt, ids=(*prompt.ids, *prefix)) if prefix else prompt
-
-
-def ask_prompt(teacher, question, cfg):
-    """The plain Prompt of a question as the teacher's engine wants it."""
-    return teacher.encode(
-        question.question + CLOSER,
-        decode(question.images, question.id),
-        decode(question.video, question.id),
-        cfg.thinking,
-    )

@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 import model
 import reformulate
+from baselines import hint_of
 from config import DISTILL, flags, run_name, share
 from data import take
 from distributed import leave, roles, whole
@@ -48,7 +49,7 @@ from eval import by_family
 from loss import advantages, policy_loss_sum, tis_weight
 from records import KINDS, Ask
 from reward import last_boxed
-from run import free_text, prompt_of
+from run import prompt_of
 from runtime import checkpoint
 from runtime.console import StopSignal, bar_text, restored_signals, summary
 from runtime.launch import open_all, serve_teacher
@@ -254,10 +255,7 @@ def candidates(kept, responses, run):
     flat = [(g, s) for g in kept for s in responses[g.id]]
     texts = run.world.first(
         lambda: run.teacher.candidates(
-            [s for _, s in flat],
-            [g.question.golds for g, _ in flat],
-            run.cfg.compress,
-            [free_text(g.question) for g, _ in flat],
+            [s for _, s in flat], [g.question for g, _ in flat], run.cfg.compress
         )
     )
     out = {g.id: [] for g in kept}
@@ -273,11 +271,10 @@ def hints(kept, pool, run):
     """
     picked = [(g, run.rng.choice(pool[g.id])) for g in kept]
     texts = run.world.first(
-        lambda: run.teacher.hints(
-            [(g.question.question, a.text, g.question.golds) for g, a in picked]
-        )
+        lambda: run.teacher.hints([g.question for g, _ in picked], [a.text for _, a in picked])
     )
-    for (g, _), text in zip(picked, texts):
+    for (g, _), reply in zip(picked, texts):
+        text = hint_of(reply, g.question.golds, g.question.question, run.control)
         if text:
             yield (
                 g,

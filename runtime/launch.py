@@ -8,7 +8,6 @@ decides what a step does.
 import json
 import os
 import signal
-import time
 
 import torch
 import torch.distributed as dist
@@ -16,16 +15,16 @@ import torch.distributed as dist
 import model
 from config import DISTILL, make_folder, needs_teacher, open_run
 from data import digest, in_memory, open_questions, parse_map
-from distributed import connect, open_store, own_gpu
+from distributed import connect, open_store
 from engines.base import default_kind, open_engine
-from engines.client import URLEngine
-from engines.remote import Mailbox, Pool, Post, listen, new_key, own_host, serve
+from engines.client import ClientEngine
+from engines.server import own_host, run_teacher_server, visible_gpus
 from eval import SPLITS
 from run import Run, check_length, prompt_of
-from runtime.checkpoint import read_json
 from runtime.console import run_table
 from runtime.kernels import check_kernels
-from teacher import Cache, Teacher, fingerprint
+from runtime.memo import Memo, fingerprint
+from teacher import Teacher
 
 
 def open_all(cfg, who):
@@ -81,7 +80,6 @@ def open_all(cfg, who):
     )  # only now: what fails above leaves nothing behind
     teacher = world.first_only(lambda: open_teacher(cfg, source, out))
     run = Run(cfg, world, student, engine, teacher, questions, out, distiller)
-    connect_notes(cfg, world, run)
     run.same_tokens = world.first(lambda: source is not None and same_ids(student, source.lm))
     return run, heldout
 
@@ -131,10 +129,8 @@ def teacher_source(cfg, who, world, distiller):
     this process.
     """
     if cfg.teacher_url:
-        return URLEngine(cfg.teacher_url)
+        return ClientEngine(cfg.teacher_url)
     if who.teachers:
-        key = new_key()
-        world.store.set("teacher/key", key.hex())
         found = [
             json.loads(_get(world.store, f"teacher/{i}", f"teacher rank {i} is not ready", cfg))
             for i in range(who.teachers)
@@ -142,9 +138,7 @@ def teacher_source(cfg, who, world, distiller):
         for f in found:
             if "error" in f:
                 raise ValueError(f["error"])
-        return Pool(
-            [f["address"] for f in found], key, model.text_side(cfg.teacher_path), cfg.timeout
-        )
+        return ClientEngine([f["url"] for f in found], lm=model.text_side(cfg.teacher_path))
     alone = (
         world.size == 1 and world.device == "cpu"
     )  # elsewhere the distiller's weights will be shards
@@ -182,58 +176,15 @@ def side_by_side(cfg):
 
 
 def serve_teacher(cfg, who):
-    """A teacher rank: load the model, tell student rank 0 where, answer until the students have
-    left. Returns the exit status.
-    """
-    for s in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # the students decide when to stop; they still have to save
+    """A teacher rank: serve the model until the students have left. Returns the exit status."""
+    for s in (signal.SIGINT, signal.SIGTERM):  # the students decide when to stop
         signal.signal(s, signal.SIG_IGN)
-    store, name = open_store(cfg.timeout), f"teacher rank {who.rank}"
-    try:
-        device = cfg.device
-        if device == "cuda":
-            device = own_gpu(who)
-        for variable in (
-            "RANK",
-            "WORLD_SIZE",
-            "LOCAL_RANK",
-            "LOCAL_WORLD_SIZE",
-        ):  # vLLM here is alone
-            os.environ.pop(variable, None)
-        engine = teacher_engine(cfg, device)
-        key = bytes.fromhex(_get(store, "teacher/key", "student rank 0 has not come", cfg).decode())
-        listener = listen(key, "0.0.0.0" if who.nodes > 1 else "127.0.0.1")
-        host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
-        store.set(f"teacher/{who.rank}", json.dumps({"address": [host, listener.address[1]]}))
-    except Exception as e:
-        store.set(f"teacher/{who.rank}", json.dumps({"error": f"{name}: {e}"}))
-        time.sleep(5)  # rank 0 says it first, as one line
-        if isinstance(e, (ValueError, OSError)) and store.check(["teacher/key"]):
-            return 1  # it is there, and has said it
-        raise
-    serve(engine, listener, name)
+    store = open_store(cfg.timeout)
+    gpus = [visible_gpus()[who.local_rank]] if cfg.device == "cuda" else None
+    host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
+    log = f"teacher-{who.rank}.log"
+    run_teacher_server(cfg.teacher_path, store, who.rank, log, cfg.timeout, gpus=gpus, host=host)
     return 0
-
-
-def connect_notes(cfg, world, run):
-    """Let every student rank tell rank 0 what it has sampled, while it samples; only where the
-    teacher is somewhere else.
-    """
-    if not world.first(lambda: bool(run.teacher and run.teacher.engine.remote)):
-        return
-    if world.size == 1:
-        run.note = run.noted_early
-        return
-    key = world.first(new_key)
-    box = None
-    if world.rank == 0:
-        listener = listen(key, "0.0.0.0" if world.roles.nodes > 1 else "127.0.0.1")
-        box = Mailbox(run.noted_early, listener)
-    host = own_host(os.environ["MASTER_ADDR"]) if world.roles.nodes > 1 else "127.0.0.1"
-    address = world.first(lambda: (host, listener.address[1]))
-    run.note = box or Post(address, key)
 
 
 def _get(store, key, what, cfg):
@@ -254,25 +205,8 @@ def open_teacher(cfg, source, out):
     """The Teacher with its cache, as far as a resumed run has seen it; None without a source."""
     if source is None:
         return None
-    seen = None  # byte ranges of the teacher cache; None: all of it
-    if cfg.resume and not cfg.resume_from:
-        seen = []  # died before its first checkpoint: begin again, as if alone
-    if cfg.resume_from:
-        seen = read_json(f"{cfg.resume_from}/state.json")["teacher_cache"]
     name = source.name if cfg.teacher_url else fingerprint(cfg.teacher_path)
-    cache = Cache(cfg.teacher_cache or out / "teacher.jsonl", name, seen)
-    return Teacher(
-        source,
-        cache,
-        cfg.teacher_n,
-        cfg.max_response,
-        cfg.seed,
-        cfg.max_summary,
-        cfg.temperature,
-        cfg.top_p,
-        cfg.fresh_teacher,
-        cfg.teacher_max,
-    )
+    return Teacher(source, Memo(cfg.teacher_cache or out / "teacher.jsonl", name), cfg)
 
 
 def same_ids(one, other):

@@ -36,7 +36,8 @@ from engines.base import Engine  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
 from records import Group, Sample  # noqa: E402
 from run import Run, prompt_of  # noqa: E402
-from teacher import Cache, Teacher  # noqa: E402
+from runtime.memo import Memo  # noqa: E402
+from teacher import Teacher  # noqa: E402
 from tiny import world as tiny  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
@@ -188,18 +189,8 @@ def make_run(lm, tmp_path):
         cfg.resume_from = ""
         out = tmp_path / f"run{len(made)}"
         out.mkdir()
-        teacher = Teacher(
-            Scripted(lm, reply) if reply else HFEngine(lm),
-            Cache(out / "teacher.jsonl", "t"),
-            cfg.teacher_n,
-            cfg.max_response,
-            cfg.seed,
-            cfg.max_summary,
-            cfg.temperature,
-            cfg.top_p,
-            cfg.fresh_teacher,
-            cfg.teacher_max,
-        )
+        engine = Scripted(lm, reply) if reply else HFEngine(lm)
+        teacher = Teacher(engine, Memo(out / "teacher.jsonl", "t"), cfg)
         run = Run(
             cfg, World(), student or lm, HFEngine(student or lm), teacher, in_memory(questions), out
         )
