@@ -48,9 +48,9 @@ from reformulate import clean
 from reward import answers_equal, grade, last_boxed
 
 # Figures 16, 19 and 9 in our words.
-COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five lines. \
-Keep only the essential steps and the final answer. Leave out exploration and self-correction, \
-derive nothing new, and end with the final answer in \\boxed{{}}.
+COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five \
+lines. Keep only the essential steps and the final answer. Leave out exploration and \
+self-correction, derive nothing new, and end with the final answer in \\boxed{{}}.
 <response>
 {response}
 </response>"""
@@ -62,10 +62,10 @@ final answer, nor a box, nor the full solution.
 <response>
 {response}
 </response>"""
-JUDGE = """You compare a response with the gold answer of a question. Do not solve the question and \
-do not judge the reasoning.
-The response is correct if its final answer means the same as the gold answer: another notation, a \
-unit, an equivalent expression or
+JUDGE = """You compare a response with the gold answer of a question. Do not solve the question \
+and do not judge the reasoning.
+The response is correct if its final answer means the same as the gold answer: another notation, \
+a unit, an equivalent expression or
 the text of the right option is fine. It is wrong if the answers differ, if it gives several \
 answers, or if it gives none.
 
@@ -100,10 +100,10 @@ class Teacher:
         self.taken = {}  # key -> visits whose answers the run has seen
         self.solved = set()  # keys with a correct answer among those
         self.keys, self.prompts = {}, {}  # question id -> key; -> Prompt, until it is asked
-        # Ids of requests: ("answer", key, visit), (kind of text, key, 0), ("draw", key, step, n).
+        # ids of requests: ("answer", key, visit, n), ("draw", key, step, n), (kind, key, 0, 1)
         self.pending = Pending(engine)
         self.unsaved = {}  # id -> records that are not for the disk
-        self.ahead = {}  # question id -> its request; what `begin` is for
+        self.ahead = {}  # question id -> request of `begin`, None as long as it is not made
         self.answered = bool(memo.records)  # whether it ever said a word
         self.pulse = lambda: False  # asked while waiting: True breaks off with engines.base.Stopped
         self.reset()
@@ -137,20 +137,18 @@ class Teacher:
         """The known answers to each data.Question, graded, oldest first: a list of lists of Sample
         (kind "teacher", no log-probs, a Prompt without pictures). Only fresh ones depend on step.
         """
+        n = self.cfg.teacher_n
         if self.cfg.fresh_teacher:
-            return self.fresh_answers(questions, step, self.cfg.teacher_n)
+            return self.fresh_answers(questions, step, n)
         asked = {self._key(q): q for q in questions}  # one that stands twice is asked once
-        lost = [(key, v) for key in asked for v in range(self.taken.get(key, 0))]
-        self._draw({("answer", *at): asked[at[0]] for at in lost})
-        rewards = self.graded(asked.values(), map(self._known, asked))
-        self.solved |= {key for key, some in zip(asked, rewards) if any(some)}
-        visits = {("answer", key, self.taken.get(key, 0)): q for key, q in asked.items()}
-        visits = {i: q for i, q in visits.items() if self._wants_more(i[1])}
-        self._draw(visits)
-        self.taken |= {key: visit + 1 for _, key, visit in visits}
-        answers = self._samples(asked.values(), [self._known(key) for key in asked])
-        found = dict(zip(asked, answers))
-        self.solved |= {key for key, some in found.items() if any(a.reward for a in some)}
+        known = [(key, visit) for key in asked for visit in range(self.taken.get(key, 0))]
+        found = {key: [] for key in asked}
+        for i, samples in self._draw({("answer", *at, n): asked[at[0]] for at in known}).items():
+            found[i[1]] += samples
+        visits = {self._visit(key): q for key, q in asked.items() if self._wants_more(key)}
+        for (_, key, visit, _), samples in self._draw(visits).items():
+            found[key] += samples
+            self.taken[key] = visit + 1
         return [found[self._key(q)] for q in questions]
 
     def fresh_answers(self, questions, step, n):
@@ -159,81 +157,78 @@ class Teacher:
         for i in old:
             del self.unsaved[i]
         ids = [("draw", self._key(q), step, n) for q in questions]
-        self._draw(dict(zip(ids, questions)))
-        return self._samples(questions, [self._records(i) for i in ids])
+        drawn = self._draw(dict(zip(ids, questions)))
+        return [drawn[i] for i in ids]
 
     def begin(self, questions, step, fresh=False):
         """Start to draw what answers(), or fresh_answers() of G_T, will need of these questions,
         and return at once. With a local engine this does nothing.
         """
         if self.engine.remote:
-            fresh = fresh or self.cfg.fresh_teacher
-            self.ahead = dict.fromkeys(q.id for q in questions)
-            args = {q.id: q for q in questions}.values(), step, fresh, self.ahead
+            self.ahead |= dict.fromkeys(q.id for q in questions)
+            args = questions, step, fresh or self.cfg.fresh_teacher
             threading.Thread(target=self._begin, args=args, daemon=True, name="ahead").start()
 
-    def _begin(self, questions, step, fresh, ahead):
+    def _begin(self, questions, step, fresh):
         for q in questions:
             try:
-                key, n = self._key(q), self.cfg.teacher_n  # opens its pictures
-                visit = "answer", key, self.taken.get(key, 0)
+                key = self._key(q)  # opens its pictures
                 with self.pending.lock:
-                    if q.id in ahead and (fresh or self._wants_more(key)):
-                        ahead[q.id] = ("draw", key, step, n) if fresh else visit
-                        self._start_draw(ahead[q.id], q)
+                    if q.id in self.ahead and (fresh or self._wants_more(key)):
+                        i = ("draw", key, step, self.cfg.teacher_n) if fresh else self._visit(key)
+                        self.ahead[q.id] = i
+                        self._start_draw(i, q)
             except (ValueError, OSError):
                 pass  # the call that needs the answer meets the same error, and tells it
 
     def keep_only(self, questions):
         """Take back what `begin` asked about all other questions; what is there already is kept."""
-        ids = {q.id for q in questions}
-        self._file(self.pending.back() if self.engine.remote else [])
-        with self.pending.lock:
-            gone = [q for q in self.ahead if q not in ids]
-            self.pending.drop([self.ahead.pop(q) for q in gone])
+        if self.engine.remote:
+            self._file(self.pending.back())
+            with self.pending.lock:
+                gone = self.ahead.keys() - {q.id for q in questions}
+                self.pending.drop([self.ahead.pop(q) for q in gone])
 
     def _draw(self, wanted):
-        """Wait for the answers of {id: question}, drawn where nobody has drawn them."""
+        """{id: graded Samples} of {id: question}, drawn where nobody has drawn them."""
         for i, question in wanted.items():
             self._start_draw(i, question)
         self._wait(wanted)
         self.prompts.clear()
-
-    def _start_draw(self, i, question):
-        if self._records(i):
-            return
-        parts, n = i, i[-1]
-        if i[0] == "answer":  # its seed: how many answers were drawn before
-            n = self.cfg.teacher_n
-            parts = *i[:2], i[2] * n
-        make = lambda: self.prompts.pop(question.id, None) or self._prompt(question)
-        seed = seed_of(self.cfg.seed, *parts)
-        self.pending.start(i, make, n, seed, priority=1, **self.sampling)
-
-    def _known(self, key):
-        visits = [self._records(("answer", key, v)) for v in range(self.taken.get(key, 0))]
-        return [record for records in visits for record in records]
-
-    def _wants_more(self, key):
-        drawn = self.taken.get(key, 0) * self.cfg.teacher_n
-        return key not in self.solved and drawn < self.cfg.teacher_max
-
-    def _samples(self, questions, drawn):
+        drawn = [self._records(i) for i in wanted]
         texts = [record["text"] for records in drawn for record in records]
         if texts and not self.answered and not any(map(str.strip, texts)):
             raise ValueError(  # empty now and then is legal, empty always is not
                 f"the teacher {self.engine.name} answered nothing: {len(texts)} empty responses; "
                 f"is its chat template the right one?"
             )
-        out = []
-        for q, records, rewards in zip(questions, drawn, self.graded(questions, drawn)):
+        out, rewards = {}, self.graded(wanted.values(), drawn)
+        for (i, q), records, graded in zip(wanted.items(), drawn, rewards):
             bare = Prompt((), text=q.question)
             made = [(bare, tuple(a["ids"]), (), a["text"], a["truncated"]) for a in records]
-            out.append([Sample(*m, kind="teacher", reward=r) for m, r in zip(made, rewards)])
+            out[i] = [Sample(*m, kind="teacher", reward=r) for m, r in zip(made, graded)]
+            if any(graded):
+                self.solved.add(i[1])
         return out
 
+    def _start_draw(self, i, question):
+        if not self._records(i):
+            kind, key, visit, n = i
+            parts = i if kind == "draw" else (kind, key, visit * n)
+            make = lambda: self.prompts.pop(question.id, None) or self._prompt(question)
+            seed = seed_of(self.cfg.seed, *parts)
+            self.pending.start(i, make, n, seed, priority=1, **self.sampling)
+
+    def _visit(self, key):
+        return "answer", key, self.taken.get(key, 0), self.cfg.teacher_n
+
+    def _wants_more(self, key):
+        drawn = self.taken.get(key, 0) * self.cfg.teacher_n
+        return key not in self.solved and drawn < self.cfg.teacher_max
+
     def _prompt(self, question):
-        return ask_prompt(self.engine, question, self.cfg.thinking)
+        images, video = decode(question.images, question.id), decode(question.video, question.id)
+        return self.engine.encode(question.question + CLOSER, images, video, self.cfg.thinking)
 
     def _key(self, question):
         if question.id not in self.keys:
@@ -300,17 +295,19 @@ class Teacher:
 
     def _written(self, kind, texts, sampling):
         """The reply to each text, asked once; "" for an empty text, and for one too long."""
-        ids = [(kind, _digest(kind, sampling, self.template, t), 0) if t else None for t in texts]
+        digests = [_digest(kind, sampling, self.template, text) for text in texts]
+        ids = [(kind, digest, 0, 1) if text else None for digest, text in zip(digests, texts)]
         for i, text in dict(zip(ids, texts)).items():
             if not i or self._records(i) or i in self.pending:
                 continue
             prompt, window = self.engine.encode(text, thinking=False), self.engine.window
             if window and len(prompt.ids) + sampling["max_new_tokens"] > window:
-                self.memo.put([(*i[1:], [{"text": ""}])])
+                self.memo.put([(i[1], 0, [{"text": ""}])])
                 continue
             seed = seed_of(self.cfg.seed, *i[:2])
             self.pending.start(i, lambda: prompt, 1, seed, **sampling)
-            self.judged["asked"] += kind == "judge"
+            if kind == "judge":
+                self.judged["asked"] += 1
         self._wait([i for i in ids if i])
         return [self._records(i)[0]["text"] if i else "" for i in ids]
 
@@ -324,7 +321,7 @@ class Teacher:
 
     def _records(self, i):
         """The records of an id, a list of dict, or None."""
-        return self.unsaved.get(i) or self.memo.get(*i[1:3])
+        return self.unsaved.get(i) if i in self.unsaved or i[0] == "draw" else self.memo.get(*i[1:])
 
     def _wait(self, ids):
         start = time.perf_counter()
@@ -347,7 +344,7 @@ class Teacher:
             if i[0] == "draw" or (kind == "answer" and not self.answered):
                 self.unsaved[i] = records
             else:
-                saved.append((*i[1:], records))
+                saved.append((*i[1:3], records))
         self.memo.put(saved)
 
 
@@ -369,12 +366,6 @@ def correct_answers(groups, step, teacher, world, fresh=0):
 
     answers = world.broadcast_from_rank0(ask)
     return {g.id: known for g, known in zip(groups, answers)}
-
-
-def ask_prompt(engine, question, thinking):
-    """The plain Prompt of a data.Question as a teacher's engine wants it, its pictures decoded."""
-    images, video = decode(question.images, question.id), decode(question.video, question.id)
-    return engine.encode(question.question + CLOSER, images, video, thinking)
 
 
 def faithful(summary, response, reward, again):

@@ -56,7 +56,7 @@ class Pending:
         return self.back(ids)
 
     def back(self, ids=()):
-        """wait(), of what is there already. An error about other requests is forgotten with them."""
+        """wait(), of what is there already. Errors about other requests are forgotten with them."""
         with self.lock:
             done = {i: f for i, f in self.open.items() if f.done()}
             for i in done:

@@ -29,8 +29,8 @@ from pathlib import Path
 import httpx
 import torch
 
-# Between fork and vLLM: the kernel ends the server when the thread that started it ends, and signals
-# that a teacher rank ignores are not ignored by its server.
+# Between fork and vLLM: the kernel ends the server when the thread that started it ends, and its
+# server does not ignore the signals that a teacher rank ignores.
 DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_DFL)
@@ -39,9 +39,10 @@ if sys.platform == "linux":
     if os.getppid() != int(sys.argv[1]): sys.exit("the process that wanted a server is gone")
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
-TORCHRUN = re.compile(
-    "(GROUP_|LOCAL_|ROLE_)?(RANK|WORLD_SIZE|NAME|ROLE_.*)|GROUP_.*|MASTER_.*|TORCHELASTIC_.*"
-)
+TORCHRUN = re.compile("((GROUP|LOCAL|ROLE)_)?(RANK|WORLD_SIZE|NAME)|MASTER_.*|TORCHELASTIC_.*")
+CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"} | {
+    "TORCHDYNAMO_DISABLE": "1"  # one sampler kernel would be compiled for 20 s
+}
 GRACE = 20  # seconds from SIGTERM to SIGKILL
 
 
@@ -87,7 +88,7 @@ class VLLMServer:
             # that only a GPU's can be
             switches += ["--enforce-eager", "--no-enable-chunked-prefill"]
             options["max-num-batched-tokens"] = 8192
-            env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"} | env
+            env = CPU | env
         words = [f"--{name}={value}" for name, value in options.items()]
         command = ["-m", "vllm.entrypoints.openai.api_server", *words, *switches]
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +115,8 @@ class VLLMServer:
                     pass  # not yet
                 if time.monotonic() > end:
                     raise ValueError(
-                        f"vLLM's server of {self.model} is not up after {timeout:.0f} s (--timeout): "
-                        f"{last_words(self.log)} ({self.log})"
+                        f"vLLM's server of {self.model} is not up after {timeout:.0f} s "
+                        f"(--timeout): {last_words(self.log)} ({self.log})"
                     )
                 time.sleep(0.5)
 
@@ -161,7 +162,7 @@ def run_teacher_server(model, store, rank, log, timeout=1800.0, **options):
     """A teacher rank of torchrun: serve the model until the students are done. Returns nothing.
 
     store: the job's torch.distributed store. The key teacher/RANK becomes {"url": ...}, or
-    {"error": ...} when the server does not start or has ended early; it ends when somebody sets the key
+    {"error": ...} when the server does not start or ends early. It stops when somebody sets the key
     students/done, or when the store is gone with student rank 0. Raises ValueError.
     """
     say = lambda **what: store.set(f"teacher/{rank}", json.dumps(what))
@@ -210,14 +211,14 @@ def free_port(host="127.0.0.1"):
 
 
 def own_host(towards):
-    """This node's address as seen from the host `towards` (MASTER_ADDR), to be told to other nodes."""
+    """This node's address as seen from the host `towards` (MASTER_ADDR), for other nodes."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.connect((towards, 9))  # sends nothing: only asks which way it would go
         return s.getsockname()[0]
 
 
 def visible_gpus():
-    """What CUDA_VISIBLE_DEVICES may name of this process's GPUs: a list of texts, [] without any."""
+    """The names that CUDA_VISIBLE_DEVICES may give this process's GPUs, [] without any."""
     if not torch.cuda.is_available():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -2,10 +2,11 @@
 
     memo = Memo("runs/x/teacher.jsonl", fingerprint("assets/teacher"))
     memo.put([("a digest", 0, [{"text": "\\\\boxed{4}"}])])
-    memo.get("a digest", 0)
+    memo.get("a digest", 0, n=1)
 
-A record is found by its key and its visit: how often the run had taken records of this key before.
-The file says what was drawn, not what a run has seen; that is state of the run (Teacher.state).
+Records are found by their key, their visit (how often a run had taken records of this key before)
+and how many they are. The file says what was drawn; what a run has seen is state of the run
+(Teacher.state).
 """
 
 import fcntl
@@ -37,19 +38,18 @@ class Memo:
             ) from None
         for line in read_jsonl(self.path):
             if line.get("teacher") == teacher and {"key", "visit", "records"} <= line.keys():
-                self.records.setdefault((line["key"], line["visit"]), line["records"])
+                at = line["key"], line["visit"], len(line["records"])
+                self.records.setdefault(at, line["records"])
 
-    def get(self, key, visit=0):
-        """The records of a visit, a list of dict, or None."""
-        return self.records.get((key, visit))
+    def get(self, key, visit=0, n=1):
+        """The n records of a visit, a list of dict, or None."""
+        return self.records.get((key, visit, n))
 
     def put(self, items):
         """Keep (key, visit, records) triples; they are on disk when this returns."""
-        new = {}
-        for key, visit, records in items:
-            if (key, visit) not in self.records:
-                new.setdefault((key, visit), records)
-        lines = [{"key": k, "visit": v, "records": some} for (k, v), some in new.items()]
+        new = {(key, visit, len(records)): records for key, visit, records in items}
+        new = {at: records for at, records in new.items() if at not in self.records}
+        lines = [{"key": k, "visit": v, "records": some} for (k, v, _), some in new.items()]
         append_jsonl(self.path, [{"teacher": self.teacher, **line} for line in lines])
         self.records |= new
 
