@@ -322,8 +322,8 @@ def serve_teacher(cfg, who):
         signal.signal(number, signal.SIG_IGN)
     if engine_kind(cfg, cfg.device) != "vllm":
         raise ValueError(
-            "--teacher-ranks: a teacher rank serves with vLLM; with --engine hf give 0: the teacher "
-            "then lives on student rank 0"
+            "--teacher-ranks: a teacher rank serves with vLLM; with --engine hf give 0: the "
+            "teacher then lives on student rank 0"
         )
     store = open_store(cfg.timeout)
     gpus = [who.local_rank] if cfg.device == "cuda" else None

@@ -51,7 +51,7 @@ MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"
 
 @pytest.fixture(scope="session")
 def lm():
-    """A random Qwen3.5 vision-language model. Shared: a test that changes weights takes `fresh_lm`."""
+    """A random Qwen3.5. Shared: a test that changes weights takes `fresh_lm`."""
     return tiny.new_model(0)
 
 

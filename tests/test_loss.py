@@ -17,9 +17,10 @@ import loss
 import model
 import train
 from config import flags
-from distributed import Policy, World
+from distributed import World
 from engines.hf import HFEngine
 from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
+from policy import Policy
 from runtime.metrics import Clock
 
 # ---- advantages (Eqs. 2-3) -----------------------------------------------------------------------

@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 import model
 import tiny
-from distributed import Policy
 from engines.base import Stopped, open_engine, seed_of
 from engines.hf import HFEngine, choose, draws
+from policy import Policy
 from processor import encode
 from rollout import prompt_of
 
