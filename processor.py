@@ -135,9 +135,8 @@ def _video_pixels(lm, frames):
     p = lm.image_processor.patch_size
     # frame f of a patch has tp equal copies
     values = x["pixel_values"].view(len(frames) // tp, tp, h * w, -1, tp, p * p)
-    values = torch.stack(
-        [values[:, f, :, :, f] for f in range(tp)], dim=3
-    )  # (T/tp, h*w, C, tp, p*p)
+    frames_of_patch = [values[:, f, :, :, f] for f in range(tp)]
+    values = torch.stack(frames_of_patch, dim=3)  # (T/tp, h*w, C, tp, p*p)
     return values.reshape(-1, x["pixel_values"].shape[1]), torch.tensor([[len(frames) // tp, h, w]])
 
 

@@ -52,9 +52,8 @@ def clean(text, control=()):
     """
     longest_first = sorted({*TAGS, *control}, key=len, reverse=True)
     parts = [re.escape(t).replace("</", r"<\s*/\s*").replace(">", r"\s*>") for t in longest_first]
-    tags = re.compile(
-        "|".join(parts), re.IGNORECASE
-    )  # `</Candidate >` reads as a tag to a model, too
+    # `</Candidate >` reads as a tag to a model, too
+    tags = re.compile("|".join(parts), re.IGNORECASE)
     while (shorter := tags.sub("", text)) != text:
         text = shorter
     return text.strip()

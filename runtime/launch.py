@@ -234,10 +234,8 @@ def student_engine(cfg, world, student):
         path = student_folder(cfg)
         return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed)
     if world.size > 1 or world.device.startswith("cuda"):
-        masters = cfg.dtype == "float32"
-        student = model.load(
-            student_folder(cfg), cfg.dtype, world.device, masters
-        )  # ours is shards
+        masters, path = cfg.dtype == "float32", student_folder(cfg)
+        student = model.load(path, cfg.dtype, world.device, masters)  # the trained one is shards
     return open_engine("hf", student, max_rows=side_by_side(cfg))
 
 
