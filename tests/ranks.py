@@ -18,7 +18,7 @@ from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from distributed import connect, leave, named_weights, roles, whole  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
-from run import Run  # noqa: E402
+from rollout import prompt_of  # noqa: E402
 from runtime.metrics import Clock  # noqa: E402
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run import prompt_of
 from safetensors.torch import load_file
 from test_train import N, World, buffers, names, of, second_reading, signals  # noqa: F401
 
@@ -23,7 +24,6 @@ import train
 from config import DISTILL, flags
 from distributed import Roles, policy_of
 from records import Ask
-from run import prompt_of
 from runtime import launch as start
 from runtime.metrics import Clock
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from run import prompt_of
 
 import reformulate
 import tiny
@@ -21,7 +22,6 @@ import train
 from processor import CLOSER, control_strings
 from records import Ask, Group, Sample
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
-from run import prompt_of
 from runtime import launch as start
 
 LM = tiny.new_model(0)

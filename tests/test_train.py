@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run import prompt_of
 
 import buffer
 import loss
@@ -32,7 +33,6 @@ import train
 from data import Question, take
 from distributed import Policy
 from engines.hf import HFEngine
-from run import prompt_of
 from runtime.metrics import Clock
 
 ROOT = Path(__file__).parent.parent

@@ -7,8 +7,9 @@ what each kind is for.
 import string
 from collections import namedtuple
 
+from baselines import HINT
 from processor import CLOSER
-from reformulate import BCQ, CANDIDATE, HINT, bcq, clean, ncq
+from reformulate import BCQ, CANDIDATE, bcq, clean, ncq
 from teacher import COMPRESS
 from teacher import HINT as ASK_HINT
 from tiny.world import (

@@ -18,8 +18,9 @@ from transformers import (
 )
 
 import model
+from baselines import HINT
 from processor import CLOSER
-from reformulate import BCQ, CANDIDATE, HINT, NCQ, NCQ_NO_ANSWERS, TAGS
+from reformulate import BCQ, CANDIDATE, NCQ, NCQ_NO_ANSWERS, TAGS
 from teacher import COMPRESS
 from teacher import HINT as ASK_HINT
 from tiny.world import ASK, COPY, GENERAL, SIDE

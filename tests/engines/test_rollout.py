@@ -18,7 +18,7 @@ from distributed import Policy
 from engines.base import Stopped, open_engine, seed_of
 from engines.hf import HFEngine, choose, draws
 from processor import encode
-from run import prompt_of
+from rollout import prompt_of
 
 TOLERANCE = 1e-4  # nats; fp32, two orders of summation
 

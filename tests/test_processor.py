@@ -16,7 +16,7 @@ from data import decode
 from model import from_parts
 from processor import CLOSER, control_strings, encode
 from reformulate import TAGS, bcq, ncq
-from run import prompt_of
+from rollout import prompt_of
 
 HARMLESS = "What is 2+2?"
 
