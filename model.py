@@ -27,6 +27,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
+from loss import mask_logits
 from processor import pixels, positions
 
 # hints about kernels that only a GPU has would bury our own lines
@@ -77,6 +78,10 @@ class LM:
         if self.sharded or self.compute in (torch.float32, stored):
             return nullcontext()
         return torch.autocast(self.device.type, self.compute)
+
+    def logits(self, hidden):
+        """(..., V) logits of (..., D) hidden states in fp32, with probability 0 on the banned ids."""
+        return mask_logits(hidden @ self.head.T, self.banned)
 
     def blocks(self):
         """The decoder blocks, in order: what FSDP gathers one after the other."""

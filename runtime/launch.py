@@ -26,7 +26,8 @@ from baselines import FrozenTeacher
 from buffer import Buffer
 from config import DISTILL, comparable, flag_of, needs_teacher, run_name, wants_answers
 from distributed import init_student_rank, open_store
-from engines.base import default_kind, open_engine
+from engines import open_engine
+from engines.base import default_kind
 from engines.client import ClientEngine
 from engines.server import own_host, run_teacher_server, vllm_server
 from eval import SPLITS, evaluate_on_all_ranks

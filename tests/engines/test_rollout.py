@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 import model
 import tiny
-from engines.base import Stopped, open_engine, seed_of
+from engines import open_engine
+from engines.base import Stopped, seed_of
 from engines.hf import HFEngine, choose, draws
 from policy import Policy
 from processor import encode
