@@ -319,14 +319,15 @@ def resolve_teacher(cfg):
     """Fill in who the teacher is and where. Raises ValueError for flags that exclude each other."""
     distill = cfg.method in DISTILL
     cfg.teacher_given = bool(cfg.teacher)
-    if cfg.teacher_url and (cfg.teacher or distill or cfg.teacher_ranks > 0):
+    elsewhere = cfg.teacher or distill or cfg.teacher_ranks > 0
+    if cfg.teacher_url and elsewhere:
         raise ValueError(
             "--teacher-url is the teacher: give it without --teacher, --teacher-ranks and "
             "distillation, which reads the teacher's weights"
         )
     own_student = cfg.student not in STUDENTS
-    nobody = not cfg.teacher and not cfg.teacher_url
-    if own_student and nobody and (needs_teacher(cfg) or distill):
+    asked = needs_teacher(cfg) or distill
+    if own_student and asked and not (cfg.teacher or cfg.teacher_url):
         raise ValueError(
             f"--student {cfg.student} needs a --teacher (or --method grpo); the tiny one knows "
             f"only digits"
@@ -334,7 +335,8 @@ def resolve_teacher(cfg):
     on_cpu = cfg.device == "cpu" and cfg.teacher_ranks < 0
     if cfg.teacher_url or on_cpu or not needs_teacher(cfg):
         cfg.teacher_ranks = 0  # no process has to serve it
-    cfg.teacher = cfg.teacher or ("tiny" if own_student or cfg.student == "tiny" else "27b")
+    default = "tiny" if cfg.student == "tiny" or own_student else "27b"
+    cfg.teacher = cfg.teacher or default
     cfg.teacher_path = TEACHERS.get(cfg.teacher, cfg.teacher)
     if distill:  # its forward is sharded and multiplied in bfloat16
         cfg.teacher_path = cfg.teacher_path.removesuffix("-FP8")
