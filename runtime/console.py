@@ -234,6 +234,7 @@ def gain_line(split, mean, error):
 def model_card(cfg, before, after):
     """README.md of final/: what this model is, how it was made, and what it scored."""
     was_given = comparable(cfg) | {"steps": cfg.steps}
+    was_given.pop("data_digest")
     given = {flag_of(k): v for k, v in was_given.items() if not isinstance(v, (bool, type(None)))}
     flags = "\n".join(f"    {flag} {value}" for flag, value in given.items() if value != "")
     rows = [
