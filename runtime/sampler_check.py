@@ -26,6 +26,8 @@ def check_sampler(policy, engine, groups, cfg, world):
     samples = [s for s, _ in micro_batches(rows, cfg.micro_tokens)[-1]]  # the shortest ones
     with torch.no_grad(), policy.lm.autocast():
         logp, _ = policy(samples, cfg.temperature)
+    if policy.lm.sharded:
+        policy.reshard()  # a forward without a backward leaves the root's parameters whole
     sampler_logp = torch.tensor([x for s in samples for x in s.sampler_logp], device=logp.device)
     gap = float((logp - sampler_logp).abs().mean())
     gap = world.broadcast_from_rank0(lambda: gap)
