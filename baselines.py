@@ -8,9 +8,10 @@ hint_of("<hint>So it is 5.0 cm.</hint>", ("5",))         # None
 import re
 from fractions import Fraction
 
+from math_equal import NUMBER_WORDS, answers_equal, options, plain_number
+from math_equal import clean as spell
 from reformulate import clean
-from reward import NUMBER_WORDS, SIGNS, answers_equal, last_boxed, options, plain_number
-from reward import clean as spell
+from reward import SIGNS, last_boxed
 
 
 def hint_of(reply, golds, question="", control=()):

@@ -51,9 +51,10 @@ from pathlib import Path
 from baselines import hint_of
 from engines.base import Stopped, seed_of
 from evaluation import judge
+from math_equal import answers_equal
 from records import Sample
 from reformulate import clean
-from reward import answers_equal, grade, last_boxed
+from reward import grade, last_boxed
 
 # Fig. 16 in our words: a summary, nothing new.
 COMPRESS = (
