@@ -4,31 +4,36 @@ r"""Are two LaTeX answers equal? Imports nothing of this project, only mpmath: c
     answers_equal(r"\frac12", "0.5")       # True
     answers_equal("(0,1)", "[0,1]")        # False
 
-How "mathematically" is done here. Model text is hostile input: it never reaches sympify, eval or a
-LaTeX library (those run shell commands and hang), and every step has a cap instead of a time limit.
-Two answers are equal if
+Model text is hostile input: it never reaches sympify, eval or a LaTeX library (those run shell
+commands and hang), and every step has a cap instead of a time limit. Two answers are equal if
   1. they are the same text, once characters, spacing and wrappers have one spelling (clean,
      text_form), or
   2. they parse to the same tree: lists, sets, intervals, equations of expressions (parse, same),
      where two expressions are the same if they agree at random points, to 150 digits out of 400
      (equal_values), or
-  3. a habit of answering says so: option letters, clock times, lists of words (by_habit).
+  3. a habit of answering says so: option letters, clock times, dates, lists of words (by_habit).
 What the grammar does not know (sums, integrals, sentences, code) has only the first way.
 
 Choices, each one a place where graders differ:
+  * Numbers joined by an operator (10-19, 2-1, 3x4, 2:1, 2020-07-04, 1+4) may be a range, a score, a
+    size, a ratio or a date. Two of them are equal part by part, never because the results agree.
+    One of them equals a single number only where it is arithmetic: with spaces around the minus, a
+    fraction command, a plus or \times, or in an equation. Anything with other letters, roots or
+    powers is arithmetic. Two parts joined by a slash are a fraction, by a colon a ratio.
   * `1,2` without brackets is a list of solutions: order-free, equal to \{1,2\}. (1,2) is ordered;
-    (0,1) and [0,1] differ.
+    (0,1) and [0,1] differ. Sets of reals are compared as sets: x \ne 2 is all but one point.
   * `1,234` is a number, `12,34` a list, `100,200` equals `100, 200` only where the other side is
     clearly a list.
   * A unit (or currency, am/pm) on one side only is forgiven; on both sides it must agree, with 100
     cm = 1 m.
   * 50% equals 0.5 by value and 50 by the paper's second pass; 50 is not 0.5.
-  * `x=5` equals `5`, not `y=5`; an unsolved `2x=10` is not `x=5`; the exact side of `\sqrt2 \approx
-    1.41` counts.
-  * Option letters ignore case, other letters do not. "A or B" is a hedge. log without a base is
-    base 10.
-Known limits: free-form answers are the judge's business; a bare list cannot ask for an order;
-irrational sums with terms beyond 10^100 are refused, which means not equal unless spelled alike.
+  * `x=5` and `\cos A=5` equal `5`, not `y=5`; an unsolved `2x=10` is not `x=5`; the exact side of
+    `\sqrt2 \approx 1.41` counts.
+  * Option letters A to J ignore case, other letters do not. "A or B" is a hedge. log without a base
+    is base 10.
+  * 0.333... repeats and is 1/3; 0.333 is not.
+Known limits: a bare list cannot ask for an order; irrational sums with terms beyond 10^100 are
+refused, which means not equal unless spelled alike.
 """
 
 import math
@@ -41,11 +46,10 @@ from functools import lru_cache, partial
 
 import mpmath
 
-# longer answers are compared as they are; golds have at most 512; int(str) raises beyond 4300
-# digits
-MAX_CHARS = 2000
+MAX_CHARS = 2000  # longer answers are compared as they are; golds have at most 512
 MAX_DEPTH = 30  # nesting in the parser, about ten Python frames each
 MAX_BITS = 10_000  # an exact power never gets longer, it stays symbolic
+MAX_ENDS = 40  # end points of a set of reals
 BUDGET = 20_000  # units of work for one comparison, about 0.3 s
 
 
@@ -53,116 +57,184 @@ class Refuse(Exception):
     """Not in the grammar, undefined (0/0), or over a cap: what is left is to compare text."""
 
 
-# ---------------------------------------------------------------- text: one spelling for the same c
+# ---------------------------------------------------------------- text: one spelling for all
 
 
-def rules(*pairs) -> list:
-    """Compiled (pattern, replacement). A replacement by function is much faster than a template
-    where nothing matches.
+def rules(*rows) -> list:
+    """Rows (needle, pattern, replacement), applied in order: a pattern is tried only where its
+    needle occurs, which is several times faster than a search that fails.
     """
-    return [
-        (re.compile(old, re.S), new if callable(new) else lambda m, new=new: m.expand(new))
-        for old, new in pairs
-    ]
+    table = []
+    for needle, pattern, new in rows:
+        if not callable(new):
+            # a replacement by function is faster than a template where nothing matches
+            new = partial(lambda template, m: m.expand(template), new)
+        table.append((needle, re.compile(pattern, re.S), new))
+    return table
 
 
 def rewrite(s: str, table: list) -> str:
-    for pattern, new in table:
-        s = pattern.sub(new, s)
+    for needle, pattern, new in table:
+        if needle in s:
+            s = pattern.sub(new, s)
     return s
 
 
+# one character, then how LaTeX or a keyboard spells it
 CHARS = {
-    ord(pair[0]): pair[1:] + " " * (pair[1] == "\\")
-    for pair in r"""−- –- ‐- ‑- ‒- ﹣- ×\times ⋅\cdot ·\cdot ∙\cdot ÷/
- ∕/ ⁄/ ∞\infty √\sqrt °^\circ º^\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ±\pm ∓\mp ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R}
- ∧\land ∨\lor ∖\setminus ′' ’' ‘' “" ”" ，, 、, ；; ：: ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
+    ord(pair[0]): pair[1:] + " " * ("\\" in pair)
+    for pair in r"""−- –- ‐- ‑- ‒- —- ―- ﹣- ×\times ⋅\cdot ·\cdot ∙\cdot ∗* ÷\div ∕/ ⁄/ ∶: ∣| ∞\infty
+ √\sqrt °^\circ º^\circ ˚^\circ ◦\circ ∘\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ≡\equiv ±\pm ∓\mp
+ ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R} ℤ\mathbb{Z} ∧\land ∨\lor ∖\setminus …\ldots ⋯\ldots →\to
+ ⟶\to ⇒\Rightarrow ∴\therefore ～\sim 〜\sim ∼\sim △\triangle ′' ″'' ’' ‘' “" ”" ，, 、, ；; ：: 。.
+ ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
 }
-RAISED = re.compile(
-    "(?<=[\\wͰ-Ͽ)}\\]'|])(?<![⁰-⁹⁺⁻ⁿ¹²³₀-₉])(?:([⁰-⁹⁺⁻ⁿ¹²³]+)|[₀-₉]+)"
-)  # x² but not a lone ²
+# x² and x₂, but not a lone ²
+RAISED = re.compile("(?<=[\\wͰ-Ͽ)}\\]'|])(?<![⁰-⁹⁺⁻ⁿ¹²³₀-₉])(?:([⁰-⁹⁺⁻ⁿ¹²³]+)|[₀-₉]+)")
 STYLE = (
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|emph|math(?:rm|bf|it|sf|tt)|operatorname\*?|[mh]box|boldsymbol|bm|pmb|boxed"
-    r"|underline)\s*"
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|emph|math(?:rm|bf|it|sf|tt|cal|scr|frak|normal)"
+    r"|operatorname\*?|[mhf]box|boldsymbol|bm|pmb|boxed|underline|ensuremath|mathop|mathord|ce|num"
+    r"|unit|si)\s*"
 )
-WRAPPER = (
-    STYLE + r"\{([^{}]*)\}",
-    r"~\1~",
-)  # ~ stays where text begins and ends: a letter alone there may be a unit
-DEGREE_SIGN = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\(?:text)?degree(?![A-Za-z])|°|º|(?i:\bdeg(?:ree)?s?\b)"
-TEXT_RULES = rules(  # in this order
+# ~ stays where text begins and ends: a letter alone there may be a unit
+WRAPPER = ("\\", STYLE + r"\{([^{}]*)\}", r"~\1~")
+SIZES = (
+    r"\\(?:(?:display|text|script|scriptscript)style|rm|bf|it|sf|tt|limits|nolimits|tiny|scriptsize"
+    r"|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|centering|notag|nonumber"
+    r"|strut|displaylimits)(?![A-Za-z])"
+)
+ONE_CELL = (
+    r"\\begin\s*\{(array|tabular|aligned|align\*?|gathered|split|equation\*?|center)\}"
+    r"(?:\[\w\])?(?:\{[^{}]*\})?((?:(?!\\\\|\\begin|[^\\]&).)*?)(?:\\\\)?\s*\\end\s*\{\1\}"
+)
+DEGREE_SIGN = (
+    r"\s*\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\circ(?![A-Za-z]))|\\(?:text)?degrees?(?![A-Za-z])|°|º"
+    r"|(?i:\bdeg(?:ree)?s?\b)"
+    r"|(?<=[\d)}])\s*(?:\^\s*(?:\{\s*)?~?o~?(?![A-Za-z])(?:\s*\})?|\\circ(?![A-Za-z])(?!\s*[\w(\\]))"
+)
+PREFIX = (
+    r"(?i)^[\s~]*(?:so\s+)?(?:the\s+|my\s+)?(?:final\s+|correct\s+|best\s+)*"
+    r"(?:answer|ans|option|choice)\b(?:\s+is)?[\s~]*[:=]?\s*(?=[^\s:=])"
+)
+MARKDOWN = r"^([\s~]*)[*`_]{1,3}(?=[^*`_\s])([^*`]*[^*`_\s])[*`_]{1,3}([\s~]*)$"
+BIG_NUMBER = r"^[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?$"
+NO_SOLUTION = r"(?i)^[\s~]*(?:there\s+(?:is|are)\s+)?no\s+solutions?[\s~]*$"
+DNE = r"(?i)^[\s~]*(?:DNE|(?:the )?(?:limit )?does(?:n't| not) exist)[\s~]*$"
+
+
+def unroll(m: re.Match) -> str:
+    r"""0.1666... is 0.1\overline{6}; digits that do not repeat before the dots have no value."""
+    whole, digits = m[1].split(".")
+    for n in range(1, len(digits) // 2 + 1):
+        loop = digits[-n:]
+        head = digits[:-n]
+        if head.endswith(loop):
+            while head.endswith(loop):
+                head = head[:-n]
+            return rf"{whole}.{head}\overline{{{loop}}}"
+    return m[1] + r"\ldots "
+
+
+TEXT_RULES = rules(
+    ("$", r"(?<!\\)\$((?:\\\$|[^$])*)(?<!\\)\$", r"\1"),  # a lone $ is a currency
+    ("\\", r"(?<!\\)\\[()\[\]]", ""),
+    ("\\$", r"\\\$", "$"),
+    ("\\", r"\\(?:left|right|middle)(?![A-Za-z])\s*\.?|\\[bB]igg?[lrm]?(?![A-Za-z])", ""),
+    ("\\", SIZES, ""),
+    ("\\", r"\\(?:color|phantom|label|tag\*?|textcolor)\s*\{[^{}]*\}", ""),
+    ("\\", r"\\text(?:en|em)dash(?:\{\}|(?![A-Za-z]))", "-"),
     (
-        r"(?<!\\)\$((?:\\\$|[^$])*)(?<!\\)\$|(?<!\\)\\[()\[\]]",
-        r"\1",
-    ),  # math delimiters; a lone $ is a currency
-    (r"\\\$", "$"),
-    (r"\\(?:left|right|middle)(?![A-Za-z])\s*\.?|\\[bB]igg?[lrm]?(?![A-Za-z])", ""),
-    (r"\\(?:(?:display|text|script)style|rm|bf|it|limits|nolimits)(?![A-Za-z])", ""),
-    (r"\\(?:color|phantom|label|textcolor)\s*\{[^{}]*\}", ""),
-    (r"\\[dtc](frac|binom)(?![A-Za-z])", r"\\\1"),
-    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-    (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),  # a segment
-    (r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", ""),  # 1\,234 and 1{,}234
-    (r"(?<!\\)\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\[hv]s(?:pace|kip)\*?\{[^{}]*\}", " "),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\d)\s*(?=[{\\A-Za-z])", r"\\frac{\1}"),
-    WRAPPER,
-    WRAPPER,
-    WRAPPER,
-    (STYLE + r"(?=\{)", ""),  # they nest
-    (DEGREE_SIGN, "°"),
-    (r"\s*°[\s~]*([CF])(?:elsius|ahrenheit)?\b", r" ~deg\1~"),
-    (r"^[*`_]{1,3}(?=[^*`_\s])(.*[^*`_\s])[*`_]{1,3}$", r"\1"),  # markdown
-    (r"\s+", " "),
-    (r"(?:\\\\|[.,;\s])+(~?)$", r"\1"),  # trailing full stop
-    (
-        r"(?i)^[\s~]*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*(?=[^\s:=])",
-        "",
+        "\\",
+        r"\\[dtcs](frac|binom)(?![A-Za-z])|\\nice(frac)(?![A-Za-z])",
+        lambda m: "\\" + (m[1] or m[2]),
     ),
-    (r"^[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?$", lambda m: m[0].replace(" ", "")),
+    ("\\over", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    ("\\choose", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    ("\\", r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1 ~\2~"),
+    ("\\overline", r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),  # a segment
+    ("\\", r"\\(?:ldots|cdots|dots[a-z]?|hdots)(?![A-Za-z])", r"\\ldots "),
+    ("...", r"\.{3,}", r"\\ldots "),
+    ("\\ldots", r"(?<![\d.])(\d*\.\d+)\s*\\ldots", unroll),
+    ("\\", r"\\(?:right|Right|long|Long|longright|Longright)arrow(?![A-Za-z])", r"\\to "),
+    ("", r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", ""),  # 1\,234 and 1{,}234
+    ("{,}", r"(?<=\d)\{,\}(?=\d)", "."),  # 3{,}14
+    ("", r"(?<!\\)\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\[hv]s(?:pace|kip)\*?\{[^{}]*\}", " "),
+    ("\\begin", ONE_CELL, r"\2"),
+    ("\\frac", r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    ("\\frac", r"\\frac\s*(\d)\s*(?=[{\\A-Za-z])", r"\\frac{\1}"),
+    ("\\frac", r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
+    WRAPPER,
+    WRAPPER,
+    WRAPPER,
+    ("\\", STYLE + r"(?=\{)", ""),  # they nest
+    ("", DEGREE_SIGN, "°"),
+    ("°", r"\s*°[\s~]*([CF])(?:elsius|ahrenheit)?\b", r" ~deg\1~"),
+    ("*", r"(?<![\w)])\*\*([^\s*][^*]*?)\*\*(?![\w(])", r"\1"),
+    ("", MARKDOWN, r"\1\2\3"),
+    ("", r"\s+", " "),
+    ("", r"(?:\\\\|[.,;\s])+(~?)$", r"\1"),  # trailing full stop
+    ("", PREFIX, ""),
+    ("", MARKDOWN, r"\1\2\3"),
+    ("", r"^[\s~]*(?:=|\\(?:therefore|implies|Rightarrow|to)(?![A-Za-z]))\s*(?=[^\s=])", ""),
+    (" ", BIG_NUMBER, lambda m: m[0].replace(" ", "")),
+    ("", r"^(\d+)\s*\^?\s*\{?[\s~]*(?:st|nd|rd|th)[\s~]*\}?$", r"\1"),
+    ("", NO_SOLUTION, r"\\emptyset"),
+    ("", DNE, "does not exist"),
 )
 NUMBER = re.compile(
     r"([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?)(?:\s*/\s*([-+]?0*[1-9]\d*))?"
 )
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+DENOMINATORS = {"half": 2, "halve": 2, "quarter": 4} | {
+    name: n
+    for n, name in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
+}
 
 
 def ascii_char(c: str) -> str:
     """One character as LaTeX would spell it; look-alikes of other alphabets stay what they are."""
-    kind, name, plain = (
-        unicodedata.category(c),
-        unicodedata.name(c, ""),
-        unicodedata.normalize("NFKC", c),
-    )
-    if " " <= c <= "~" or kind == "Nd":
-        return c if c <= "~" else str(unicodedata.decimal(c))
+    if " " <= c <= "~":
+        return c
+    kind = unicodedata.category(c)
+    name = unicodedata.name(c, "")
+    plain = unicodedata.normalize("NFKC", c)
+    if kind == "Nd":
+        return str(unicodedata.decimal(c))
     if kind[0] == "Z" or c in "\t\n\r":
         return "\\," if c in "\u00a0\u2009\u202f" else " "
-    if (
-        kind in ("Cc", "Cf") or "\ufe00" <= c <= "\ufe0f"
-    ):  # NUL, zero-width space, byte order mark, variation selectors
-        return ""
+    if kind in ("Cc", "Cf") or "\ufe00" <= c <= "\ufe0f":
+        return ""  # NUL, zero-width space, byte order mark, variation selectors
     if kind == "No" and "\u2044" in plain:  # vulgar fractions
         return r"\frac{%s}{%s}" % tuple(plain.split("\u2044"))
     if name.startswith(("GREEK SMALL", "GREEK CAPITAL", "MICRO")):
         letter = name.split()[-1].replace("SIGN", "MU").replace("LAMDA", "LAMBDA")
         return "\\%s " % (letter.capitalize() if kind == "Lu" else letter.lower())
-    return (
-        "".join(map(ascii_char, plain))
-        if plain != c and name.startswith(("FULLWIDTH", "MATHEMATICAL"))
-        else c
-    )
+    if plain != c and name.startswith(("FULLWIDTH", "MATHEMATICAL")):
+        return "".join(map(ascii_char, plain))
+    return c
+
+
+def level_raised(m: re.Match) -> str:
+    return "^_"[not m[1]] + "{" + unicodedata.normalize("NFKC", m[0]) + "}"
 
 
 def clean(s: str) -> str:
     """One spelling for characters, spacing, sizing and wrappers. Long answers only get their spaces
     collapsed.
     """
+    return " ".join(s.split()) if len(s) > MAX_CHARS else short_clean(s)
+
+
+# a gold is seen with every answer of its group
+@lru_cache(maxsize=2048)
+def short_clean(s: str) -> str:
     s = s.replace("\x0crac", r"\frac").strip()  # a \frac damaged by JSON: MathVision ships one
-    if len(s) <= MAX_CHARS and not (s.isascii() and s.isprintable()):
-        s = RAISED.sub(
-            lambda m: "^_"[not m[1]] + "{" + unicodedata.normalize("NFKC", m[0]) + "}", s
-        )
+    if not (s.isascii() and s.isprintable()):
+        s = RAISED.sub(level_raised, s)
         s = "".join(map(ascii_char, s.translate(CHARS))).strip()
     if len(s) > MAX_CHARS:
         return " ".join(s.split())
@@ -171,8 +243,25 @@ def clean(s: str) -> str:
 
 def plain_number(s: str) -> Fraction | None:
     r"""The fast path: integers, decimals, a/b and \frac{a}{b} of integers."""
-    m = NUMBER.fullmatch(re.sub(r"^([-+]?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", s))
+    if s.startswith(("\\frac", "-\\frac", "+\\frac")):
+        s = re.sub(r"^([-+]?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", s)
+    m = NUMBER.fullmatch(s)
     return Fraction(m[1].replace(",", "")) / int(m[2] or 1) if m else None
+
+
+def number_in_words(s: str) -> Fraction | None:
+    """twelve, twenty-one, one half, three-quarters."""
+    first, _, second = s.lower().replace("-", " ").partition(" ")
+    if not second and first in NUMBER_WORDS:
+        return Fraction(NUMBER_WORDS.index(first))
+    if first in TENS and (not second or second in NUMBER_WORDS[1:10]):
+        ones = NUMBER_WORDS.index(second) if second else 0
+        return Fraction(20 + 10 * TENS.index(first) + ones)
+    numerator = 1 if first in ("a", "half") else 0
+    if first in NUMBER_WORDS[1:]:
+        numerator = NUMBER_WORDS.index(first)
+    parts = DENOMINATORS.get((second or first).removesuffix("s"))
+    return Fraction(numerator, parts) if numerator and parts else None
 
 
 def text_form(s: str) -> str:
@@ -182,66 +271,93 @@ def text_form(s: str) -> str:
     if len(s) > MAX_CHARS:
         return s
     s = re.sub(r"^[(\[]\s*([A-Za-z])\s*[)\]]$", r"\1", s.replace("~", " ").strip())
-    if (value := plain_number(s)) is not None:
+    value = plain_number(s)
+    if value is None and s.replace("-", "").replace(" ", "").isalpha():
+        value = number_in_words(s)
+    if value is not None:
         return str(value)
     s = re.sub(r"^([\"'])(.*)\1$", r"\2", s)
     s = re.sub(r"(?<=[A-Za-z)])\s*_\s*(?=[\w{])", "", s)  # CO_2 and CO2
     s = re.sub(r"(?<!\\)\{\s*(\w+|[^\s\\{}])\s*\}", r" \1 ", s)
     tokens = re.findall(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\S", s.rstrip(". "))
-    s = " ".join(t.lower() if len(t) > 1 and t[0] != "\\" else t for t in tokens)
-    return str(NUMBER_WORDS.index(s.lower())) if s.lower() in NUMBER_WORDS else s
+    return " ".join(t.lower() if len(t) > 1 and t[0] != "\\" else t for t in tokens)
 
 
-# ---------------------------------------------------------------- expressions: tuples (operator, *a
-# leaves: ("num", Fraction)  ("var", name)  ("unit", base, factor)  ("const", name); operators: + *
-# ^ and mpmath's functions structures: ("list" | "set", *items)  ("seq", "(]", *items)  ("named",
-# name, value)  ("zero", lhs - rhs)  ("inf", sign)
+# ---------------------------------------------------------------- expressions
+# Trees are tuples (operator, *arguments). Leaves: ("num", Fraction), ("var", name),
+# ("unit", base, factor), ("const", name). Operators: + * ^ and mpmath's functions. Structures, with
+# which nothing is computed: ("list" | "set", *items), ("seq", "(]", *items), ("named", name, value),
+# ("zero", lhs - rhs), ("except", value), ("inf", sign), ("id", digits). And numbers joined by an
+# operator: ("join", operator, value or None, may it be computed, *parts).
 
-STRUCTURES = {"list", "set", "seq", "named", "zero", "inf"}  # nothing is computed with them
-ZERO, ONE, MINUS, TWO, TEN, PERCENT = (
-    ("num", Fraction(v)) for v in ("0", "1", "-1", "2", "10", "1/100")
-)
-PI, E, I, DEGREE, INF, MINUS_INF = (
-    *(("const", name) for name in ("pi", "e", "i", "deg")),
-    ("inf", 1),
-    ("inf", -1),
-)
+STRUCTURES = {"list", "set", "seq", "named", "zero", "except", "inf", "id"}
+ZERO, ONE, MINUS = ("num", Fraction(0)), ("num", Fraction(1)), ("num", Fraction(-1))
+TWO, TEN, PERCENT = ("num", Fraction(2)), ("num", Fraction(10)), ("num", Fraction(1, 100))
+PI, E, I, DEGREE = (("const", name) for name in ("pi", "e", "i", "deg"))
+INF, MINUS_INF = ("inf", 1), ("inf", -1)
+REALS = ("seq", "()", MINUS_INF, INF)
 
 
 def bits(v: Fraction) -> int:
     return max(v.numerator.bit_length(), v.denominator.bit_length())
 
 
+def plain(n: tuple) -> tuple:
+    """n itself, or what joined numbers come to where something around them says: arithmetic."""
+    if n[0] != "join":
+        return n
+    if n[2] is None:
+        raise Refuse("joined numbers without a value")
+    return n[2]
+
+
 def expression(op: str, *args) -> tuple:
     """(op, *args) in a normal form: numbers computed where that is exact and short, sums and
     products in one order.
     """
+    args = [plain(a) for a in args]
     if any(a[0] in STRUCTURES for a in args):
         raise Refuse("arithmetic on something that is no number")
-    numbers, rest = [a[1] for a in args if a[0] == "num"], [a for a in args if a[0] != "num"]
     if op in ("+", "*"):
-        total = Fraction(op == "*")
-        for v in numbers:
-            total = total + v if op == "+" else total * v
-            if bits(total) > 2 * MAX_BITS:
-                raise Refuse("number too long")
-        if op == "*" and total == 0:
-            return ZERO
-        rest = sorted(rest, key=repr) + (
-            [("num", total)] if total != (op == "*") or not rest else []
-        )
-        return (op, *rest) if len(rest) > 1 else rest[0]
-    if op == "^" and not rest:
-        base, e = numbers
-        if base == 0 and e <= 0:
-            raise Refuse("division by zero")
-        if base == 1 or e.denominator == 1 and abs(e) * bits(base) <= MAX_BITS:
-            return ("num", base ** int(e))
-        if base < 0 and e.numerator == 1 and e.denominator % 2:
-            return minus(
-                expression("^", ("num", -base), args[1])
-            )  # the cube root of -8 is -2, as in school
-    return args[0] if op == "^" and args[1] == ONE else (op, *args)
+        return total(op, args)
+    if op == "^":
+        return power(*args)
+    return (op, *args)
+
+
+def total(op: str, args: list) -> tuple:
+    """A sum or a product, flat in one order, its numbers computed."""
+    neutral = ONE if op == "*" else ZERO
+    value = neutral[1]
+    rest = []
+    for a in args:
+        if a[0] != "num":
+            rest.append(a)
+            continue
+        value = value + a[1] if op == "+" else value * a[1]
+        if bits(value) > 2 * MAX_BITS:
+            raise Refuse("number too long")
+    if op == "*" and value == 0:
+        return ZERO
+    rest.sort(key=repr)
+    if value != neutral[1] or not rest:
+        rest.append(("num", value))
+    return (op, *rest) if len(rest) > 1 else rest[0]
+
+
+def power(base: tuple, exponent: tuple) -> tuple:
+    if exponent == ONE:
+        return base
+    if base[0] != "num" or exponent[0] != "num":
+        return ("^", base, exponent)
+    b, e = base[1], exponent[1]
+    if b == 0 and e <= 0:
+        raise Refuse("division by zero")
+    if b == 1 or e.denominator == 1 and abs(e) * bits(b) <= MAX_BITS:
+        return ("num", b ** int(e))
+    if b < 0 and e.numerator == 1 and e.denominator % 2:
+        return minus(power(("num", -b), exponent))  # the cube root of -8 is -2, as in school
+    return ("^", base, exponent)
 
 
 def minus(a: tuple) -> tuple:
@@ -252,6 +368,14 @@ def over(a: tuple, b: tuple) -> tuple:
     return expression("*", a, expression("^", b, MINUS))
 
 
+def times(n: tuple, factor: tuple) -> tuple:
+    """n times a unit or a percent sign, which goes to each of joined numbers."""
+    if n[0] != "join":
+        return expression("*", n, factor)
+    value = None if n[2] is None else expression("*", n[2], factor)
+    return ("join", n[1], value, n[3], *(times(part, factor) for part in n[4:]))
+
+
 def integers(function, *args) -> tuple:
     if any(a[0] != "num" or a[1].denominator > 1 for a in args) or args[-1] == ZERO:
         raise Refuse("integers wanted")
@@ -259,200 +383,326 @@ def integers(function, *args) -> tuple:
 
 
 def leaves(n: tuple) -> set:
-    return (
-        {n}
-        if n[0] in ("num", "var", "unit", "const")
-        else set().union(*(leaves(x) for x in n if isinstance(x, tuple)))
-    )
+    if n[0] in ("num", "var", "unit", "const"):
+        return {n}
+    return set().union(*(leaves(x) for x in n if isinstance(x, tuple)))
 
 
 def has_letters(*nodes: tuple) -> bool:
     return any(leaf[0] in ("var", "unit") for n in nodes for leaf in leaves(n))
 
 
-# ---------------------------------------------------------------- tokens: (kind, value), kinds op,
+# ---------------------------------------------------------------- names
 
-UNITS = {
-    name: ("unit", line.split()[0], Fraction(line.split()[1]))
-    for line in """m 1 m meter; m 1/100 cm centimeter;
- m 1/1000 mm millimeter; m 1000 km kilometer; ft 1 ft foot feet; ft 1/12 in inch inches; ft 3 yd yard; ft 5280 mi mile;
- g 1 g gram; g 1000 kg kilogram; g 1/1000 mg milligram; lb 1 lb lbs pound; lb 1/16 oz ounce; s 1 s sec second; s 1/1000 ms;
- s 60 min minute; s 3600 h hr hour; day 1 day; day 7 week; month 1 month; month 12 year yr; L 1 L l liter; mph 1 mph;
- L 1/1000 mL ml milliliter; USD 1 dollar USD $; USD 1/100 cent; EUR 1 euro EUR €; GBP 1 GBP £; RMB 1 yuan RMB CNY ¥;
- N 1 N newton; N 1000 kN; J 1 J joule; J 1000 kJ; W 1 W watt; W 1000 kW; V 1 V volt; A 1 A amp ampere; A 1/1000 mA; C 1 C;
- K 1 K kelvin; ohm 1 ohm; Pa 1 Pa pascal; Pa 1000 kPa; Hz 1 Hz hertz; mol 1 mol mole; T 1 T; degC 1 degC; degF 1 degF;
- rad 1 rad radian; unit 1 unit; atm 1 atm; eV 1 eV; kWh 1 kWh; cal 1 cal; ha 1 ha hectare; acre 1 acre; gallon 1 gal gallon;
- people 1 people person; child 1 children child; men 1 men; fish 1 fish""".split(";")
-    for name in line.split()[2:]
+# base unit, how many of it, spellings
+UNIT_TABLE = """m 1 m meter; m 1/100 cm centimeter; m 1/1000 mm millimeter; m 1000 km kilometer;
+ m 1/10 dm decimeter; m 1/1000000 µm micrometer micron; m 1/1000000000 nm nanometer;
+ m 381/1250 ft foot feet; m 127/5000 in inch inches; m 1143/1250 yd yard; m 201168/125 mi mile;
+ g 1 g gram; g 1000 kg kilogram kgs; g 1/1000 mg milligram; g 1000000 tonne ton;
+ g 45359237/100000 lb lbs pound; g 45359237/1600000 oz ounce; s 1 s sec second; s 1/1000 ms;
+ s 60 min minute; s 3600 h hr hour; s 86400 day; s 604800 week; month 1 month; month 12 year yr;
+ month 120 decade; month 1200 century; L 1 L l liter; L 1/1000 mL ml milliliter; L 1/100 cL cl;
+ mph 1 mph; kmh 1 kmh kmph kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €;
+ GBP 1 GBP £; RMB 1 yuan RMB CNY ¥; INR 1 rupee INR Rs ₹; N 1 N newton; N 1000 kN; J 1 J joule;
+ J 1000 kJ; J 1000000 MJ; W 1 W watt; W 1000 kW; W 1000000 MW; V 1 V volt; V 1000 kV; V 1/1000 mV;
+ A 1 A amp ampere; A 1/1000 mA; C 1 C coulomb; K 1 K kelvin; ohm 1 ohm; ohm 1000 kohm; Pa 1 Pa pascal;
+ Pa 1000 kPa; Pa 1000000 MPa; Hz 1 Hz hertz; Hz 1000 kHz; Hz 1000000 MHz; Hz 1000000000 GHz;
+ mol 1 mol mole; mol 1/1000 mmol; T 1 T tesla; degC 1 degC; degF 1 degF; rad 1 rad radian; rpm 1 rpm;
+ unit 1 unit; atm 1 atm; bar 1 bar; eV 1 eV; eV 1000 keV; eV 1000000 MeV; kWh 1 kWh; cal 1 cal;
+ cal 1000 kcal; dB 1 dB decibel; bit 1 bit bits; byte 1 byte bytes; byte 1000 KB; byte 1000000 MB;
+ byte 1000000000 GB; ha 1 ha hectare; acre 1 acre; gallon 1 gal gallon; quart 1 qt quart;
+ pint 1 pt pint; people 1 people person; child 1 children child; men 1 men; fish 1 fish"""
+UNITS = {}
+for line in UNIT_TABLE.split(";"):
+    base, factor, *spellings = line.split()
+    UNITS |= dict.fromkeys(spellings, ("unit", base, Fraction(factor)))
+CURRENCIES = {name for name in "$ € £ ¥ ₹ ¢".split()}
+SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+SCALES = {name: ("num", Fraction(10**n)) for name, n in SCALES.items()} | {
+    "dozen": ("num", Fraction(12))
 }
-MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "abs": "fabs", "binom": "binomial"}
-CALLS = {
+SCALES |= {name + "s": value for name, value in SCALES.items()}
+
+MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec"}
+MPMATH |= {"arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"}
+MPMATH |= {"abs": "fabs", "binom": "binomial", "tg": "tan", "ctg": "cot", "cosec": "csc"}
+MPMATH |= {"arctg": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
+FUNCTIONS = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh arcsinh
+ arccosh arctanh ln abs floor ceil binom max min tg ctg cosec arctg asin acos atan""".split()
+TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
+CALLS = {name: partial(expression, MPMATH.get(name, name)) for name in FUNCTIONS}
+CALLS |= {
     "frac": over,
     "sqrt": lambda x, n=TWO: expression("^", x, over(ONE, n)),
     "exp": lambda x: expression("^", E, x),
     "log": lambda x, base=TEN: expression("log", x, base),
+    "lg": lambda x: expression("log", x, TEN),
     "rowvector": lambda *items: ("seq", "row", *items),
     "gcd": partial(integers, math.gcd),
     "lcm": partial(integers, math.lcm),
 }
-CALLS |= {
-    name: partial(expression, MPMATH.get(name, name))
-    for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln abs floor ceil binom max min".split()
-}
+GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi
+ psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar varphi varepsilon vartheta""".split()
+OPERATORS = r"""cdot→* times→× ast→* div→/ le→<= leq→<= leqslant→<= ge→>= geq→>= geqslant→>= lt→< gt→>
+ ne→!= neq→!= approx→~ simeq→~ in→in cup→cup cap→cap setminus→setminus backslash→setminus land→and
+ lor→or vee→or wedge→and and→and or→or per→per bmod→mod mod→mod colon→: lbrace→\{ rbrace→\} langle→(
+ rangle→) lbrack→[ rbrack→] **→^ ==→= \%→% sim→to to→to""".split()
 NAMES = {name: ("fn", name) for name in CALLS}
-NAMES |= {
-    name: ("val", ("var", name.removeprefix("var")))
-    for name in "alpha beta gamma delta epsilon zeta eta theta iota "
-    "kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar "
-    "varphi varepsilon".split()
-}
-NAMES |= {"pi": ("val", PI), "e": ("val", E), "i": ("val", I)} | dict.fromkeys(
-    ("infty", "infinity", "inf"), ("val", INF)
-)
+NAMES |= {name: ("val", ("var", name.removeprefix("var"))) for name in GREEK}
+NAMES |= {"pi": ("val", PI), "e": ("val", E), "i": ("val", I)}
+NAMES |= dict.fromkeys(("infty", "infinity", "inf"), ("val", INF))
 NAMES |= dict.fromkeys(("emptyset", "varnothing"), ("val", ("set",)))
-NAMES |= {
-    name: ("op", op)
-    for name, op in (
-        pair.split("→")
-        for pair in r"""cdot→* times→* ast→* div→/ le→<= leq→<=
- leqslant→<= ge→>= geq→>= geqslant→>= lt→< gt→> ne→!= neq→!= approx→~ simeq→~ in→in cup→cup land→, lor→, vee→, wedge→, and→,
- or→, per→per bmod→mod mod→mod colon→: lbrace→\{ rbrace→\} langle→( rangle→) lbrack→[ rbrack→] **→^ ==→= \%→%""".split()
-    )
-}
-PARTS = re.compile(
-    r"halves|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us)"
-)  # "5 halves" is not 5 things
-AFTER_UNIT = re.compile(r"\s*(?:$|[\^/*),;.|\]}°~A-Za-z=]|\\(?:times|cdot|cup))")
-MATH_RULES = rules(
-    (r"^\s*\\approx", ""),
-    (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
-    (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
-    (
-        r"^\\\{\s*([A-Za-z])(?:\s*\\in\s*\(-\\infty,\\infty\))?\s*(?:\||:|\\mid)(.*)\\\}$",
-        r"\2",
-    ),  # \{x | x>2\}
-    (r"(?:\||\\[lr]?vert)([^|]*?)(?:\||\\[lr]?vert)", r"abs(\1)"),
-    (r"\\l(floor|ceil)(?![A-Za-z])(.*?)\\r\1(?![A-Za-z])", r"\1(\2)"),
-    (
-        r"\\begin\s*\{(\w*matrix|array|cases|aligned)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\s*\{\1\*?\}",
-        lambda m: matrix(m[1], m[2]),
-    ),
-    (r",[\s~]*(?:and|or)\b", ","),
-    (r"\b(?:sq(?:uare|\.)?)[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+squared\b", r"\1\2^2"),
-    (r"\bcubic[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+cubed\b", r"\1\2^3"),
-    (r"(?<=[\d\s~])((?:[mck]?m)|ft|in|yd|mi)([23])(?!\d)", r"\1^\2"),  # 12 cm2
-    (r"(?<=\d)[\s~]*\\Omega", "~ohm~"),
-    (r"(?<=\d)[\s~]*per\s?cent\b", "%"),
-    *(
-        (rf"(?<=\d)[\s~]*{name}\b", rf"*{factor}")
-        for name, factor in zip(
-            "hundred thousand million billion trillion dozen".split(),
-            "100 1000 10^6 10^9 10^{12} 12".split(),
-        )
-    ),
-    (r"(?<!\\)\blog(?=_)", r"\\log"),
-    (r"(\d)[eE]([-+]?\d{1,12})(?![\d.])", r"\1*10^{\2}"),
-    (
-        r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\))",
-        lambda m: repeating(m[1], m[2], m[3] or m[4] or m[5]),
-    ),
-    (
-        r"(?<![\d.])(\d+)_\s*(?:\{(\d+)\}|(\d+))",
-        lambda m: str(int(m[1], int(m[2] or m[3]) or 1)),
-    ),  # 1011_2
-    (r"(?<![\w.^_}/])(\d+)[\s~]+(\d+)/(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
-    (
-        r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}",  # 1\frac{1}{2}
-        lambda m: f"({m[1]}+{m[2]}/{m[3]})" if int(m[2]) < int(m[3]) else m[0],
-    ),
+NAMES |= {name: ("op", op) for name, op in (pair.split("→") for pair in OPERATORS)}
+
+# "5 halves" is not 5 things
+PARTS = re.compile(r"halves|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us)")
+AFTER_UNIT = re.compile(
+    r"[\s~]*(?:$|[\^/*),;.|\]}°~A-Za-z=:]|-[\s~$]*[\d.]|\\(?:times|cdot|cup|sim|to)(?![A-Za-z]))"
 )
-TOKEN = re.compile(
-    r"""(?P<gap>[\s~]+)|(?P<number>\d+\.?\d*|\.\d+)
- |(?P<name>\\(?:overline|bar|hat|vec|tilde|widehat)\s*\{?\s*[A-Za-z]{1,2}\s*\}?          # \vec{v}
-   |(?!\\(?:log|sum|prod|int|lim))(?:\\[A-Za-z]+|[A-Za-z])_\s*(?:\{[^{}]*\}|\w)'*|[A-Za-z]'+    # x_1, \alpha_{max}, y'
-   |(?:m\s*)?\\angle[^=<>,]{1,20}(?==)|(?!(?:and|or|sin|cos|tan|log)\b)[A-Za-z]{3,}[A-Za-z ~]*(?==))          # Area =
- |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+(?![A-Za-z_']))
- |(?P<symbol>(?<=\s)!=|<=|>=|==|\*\*|\\[{}%]|[-+*/^_(){}\[\],;:!=<>%°$€£¥])""",
-    re.X,
+AFTER_BY = re.compile(r"[\s~]*[\d.]+[\s~]*(?:$|[^\sA-Za-z\d.+\-*/]|[xX][\s~]*\d|[A-Za-z]{2})")
+SMALL = (
+    r"(min(?:ute)?s?|in(?:ch(?:es)?)?|ounces?|oz|s|secs?|seconds?|cm|centimet(?:er|re)s?|months?)"
 )
+LARGE = r"(h|hrs?|hours?|min(?:ute)?s?|ft|foot|feet|lbs?|pounds?|m|met(?:er|re)s?|years?|yrs?)"
+INTEGERS = r"(?:\\mathbb\s*\{?\s*Z\s*\}?|\\Z(?![A-Za-z])|\\mathbf\s*\{?\s*Z\s*\}?)"
+INTEGRAL = r"^\s*\\(?:lim|int|sum|prod|iint|oint)(?![A-Za-z])(?:[^={}]|\{[^{}]*\})*=(?=[^=]+$)"
+DERIVATIVE = r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d([a-z])\s*\}(?=\s*=)"
 
 
-def repeating(whole: str, fixed: str, loop: str) -> str:
-    """0.1\\overline{6} is 0.1 + 6/90."""
-    return f"(0{whole}.{fixed}+{loop}/{'9' * len(loop)}{'0' * len(fixed)})"
+def repeating(m: re.Match) -> str:
+    r"""0.1\overline{6} is 15/90."""
+    whole, fixed = m[1] or "0", m[2]
+    loop = m[3] or m[4] or m[5]
+    numerator = int(whole + fixed + loop) - int(whole + fixed)
+    return rf"\frac{{{numerator}}}{{{'9' * len(loop)}{'0' * len(fixed)}}}"
 
 
-def matrix(environment: str, body: str) -> str:
+def mixed(m: re.Match) -> str:
+    r"""1\frac{1}{2} is 3/2."""
+    whole, numerator, denominator = int(m[1]), int(m[2]), int(m[3])
+    if numerator >= denominator:
+        return m[0]
+    return rf"\frac{{{whole * denominator + numerator}}}{{{denominator}}}"
+
+
+def based(m: re.Match) -> str:
+    """1011_2 is 11. ValueError: 12_2 has no value."""
+    return str(int(m[1], int(m[2] or m[3]) or 1))
+
+
+def matrix(m: re.Match) -> str:
     """A matrix as a sequence of its rows, a column as a vector, cases as a list."""
-    rows = [row.replace("&", ",") for row in body.split(r"\\") if row.strip("~ ")]
-    if environment in ("cases", "aligned"):
-        return ",".join(row.replace(",", "") for row in rows)
+    environment, body = m[1], m[2]
+    rows = [row for row in body.split(r"\\") if row.strip("~ &")]
+    if environment not in ("array",) and not environment.endswith("matrix"):
+        rows = [re.sub(r"&\s*(?=[=<>]|\\[lg]eq?|\\approx)|^\s*&", "", row) for row in rows]
+        rows = [re.sub(r"[\s~]*[,;]?[\s~]*$", "", row) for row in rows]
+        rows = [re.sub(r",?\s*&[\s~]*(?:if|when|for)?\b", ",", row) for row in rows]
+        return ",".join(f"({row})" if "," in row else row for row in rows)
+    rows = [row.replace("&", ",") for row in rows]
     if len(rows) == 1:
         return rf"\rowvector({rows[0]})"
     return "(" + ",".join(f"({row})" if "&" in body else row for row in rows) + ")"
 
 
+MATH_RULES = rules(
+    ("\\approx", r"^\s*\\approx", ""),
+    ("\\", INTEGRAL, ""),
+    ("\\frac", DERIVATIVE, r"d\1d\2'"),
+    ("U", r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+    (
+        "eal",
+        r"(?i)^[\s~]*(?:x\s*(?:\\in|is|can be)\s*)?all reals?(?: numbers?)?(?: x)?\b",
+        r"\\mathbb{R}",
+    ),
+    (
+        "mathbb{R}",
+        r"(?<=mathbb\{R\})[\s~,]*(?:except|but|other than|excluding)(?: for)?(?:[\s~]*x\s*=)?"
+        r"\s*([^{}()|]+)$",
+        r"\\setminus \\{\1\\}",
+    ),
+    ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
+    (
+        "\\{",
+        r"^\\\{\s*([A-Za-z])(?:\s*\\in\s*\(-\\infty,\\infty\))?\s*(?:\||:|\\mid(?![a-z]))(.*)\\\}$",
+        r"\2",
+    ),  # \{x | x>2\}
+    ("|", r"\|\s*([A-Z]{2})\s*\|", r"\1"),  # a length
+    *(
+        (
+            needle,
+            r"(?:\||\\[lr]?vert(?![A-Za-z]))([^|]*?)(?:\||\\[lr]?vert(?![A-Za-z]))",
+            r"abs(\1)",
+        )
+        for needle in ("|", "vert")
+    ),
+    ("\\l", r"\\l(floor|ceil)(?![A-Za-z])(.*?)\\r\1(?![A-Za-z])", r"\1(\2)"),
+    (
+        "\\begin",
+        r"\\begin\s*\{(\w*matrix|array|cases|aligned|align|gathered|split)\*?\}"
+        r"(?:\{[clr| ]*\})?(.*?)\\end\s*\{\1\*?\}",
+        matrix,
+    ),
+    (
+        "mod",
+        r"\\pmod\s*(?:\{([^{}]*)\}|(\d))|\(\s*\\?mod\b[\s~]*([\w~ ]+)\)",
+        lambda m: rf" \bmod {m[1] or m[2] or m[3]}",
+    ),
+    ("\\equiv", r"\\equiv(?![A-Za-z])", "="),
+    (",", r",[\s~]*(and|or)\b", r" \1 "),
+    ("sq", r"\b(?:sq(?:uare|\.)?)[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+squared\b", r"\1\2^2"),
+    ("cu", r"\bcu(?:bic|\.)?[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+cubed\b", r"\1\2^3"),
+    ("", r"(?<=[\d\s~])((?:[mck]?m)|ft|in|yd|mi)([23])(?!\d)", r"\1^\2"),  # 12 cm2
+    ("Omega", r"(?<=\d)[\s~]*\\Omega", "~ohm~"),
+    ("cent", r"(?<=\d)[\s~]*per\s?cent\b", "%"),
+    ("log_", r"(?<!\\)\blog(?=_)", r"\\log"),
+    ("e", r"(\d)e([-+]?\d{1,12})(?![\d.])", r"\1*10^{\2}"),
+    ("E", r"(\d)E([-+]?\d{1,12})(?![\d.])", r"\1*10^{\2}"),
+    (".", r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\))", repeating),
+    ("_", r"(?<![\d.])(\d+)_\s*(?:\{(\d+)\}|(\d+))", based),
+    ("/", r"(?<![\w.^_}/])(\d+)[\s~]+(\d+)/(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
+    ("\\frac", r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}", mixed),
+    ("--", r"(?<![-\d.])(\d+(?:\.\d+)?[\s~]*%?)[\s~]*-{2,3}[\s~]*(?=[\d$])", r"\1-"),
+    (
+        "",
+        rf"(\d)[\s~]*{LARGE}[\s~]*,?[\s~]*(?:and[\s~]*)?(\d+(?:\.\d+)?)[\s~]*{SMALL}(?=[\s~]*$)",
+        r"\1~\2~+\3~\4",
+    ),  # 5 ft 3 in
+)
+TOKEN = re.compile(
+    r"""(?P<gap>[\s~]+)|(?P<number>\d+\.?\d*|\.\d+)
+ |(?P<name>\\(?:overline|bar|hat|vec|tilde|widehat|overrightarrow)\s*\{?\s*[A-Za-z]{1,2}\s*\}? # \vec{v}
+   |(?!\\(?:log|sum|prod|int|lim))(?:\\[A-Za-z]+|[A-Za-z])_\s*(?:\{[^{}]*\}|\w)'*   # x_1, \alpha_{max}
+   |[A-Za-z]'+                                                                      # y'
+   |d[a-z]d[a-z]'(?=\s*=)|P\s*\((?=[^()]*[A-Z=<>~])[^()]{1,40}\)(?=\s*=)               # P(X=2) =
+   |(?:m\s*)?\\angle[^=<>,]{1,20}(?==)|\\triangle\s*[A-Z]{3}
+   |(?!(?:and|or|a?sin|a?cos|a?tan|log|mod)\b)[A-Za-z]{3,}(?:[A-Za-z ~]|\\triangle)*(?==))  # Area =
+ |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+(?![A-Za-z_']))
+ |(?P<symbol>(?<=\s)!=|<=|>=|==|\*\*|\\[{}%]|[-+*/^_(){}\[\],;:!=<>%°$€£¥₹¢])""",
+    re.X,
+)
+
+
+def after_value(out: list) -> bool:
+    """Does what was read last end a value, so that a unit may follow?"""
+    if not out:
+        return False
+    kind, value = out[-1][:2]
+    return kind in ("val", "unit", "scale") or value in (")", "}", "]", "°", "%", "per")
+
+
+def is_unit(gap: str, run: str, out: list) -> bool:
+    """h in 5 h or \\pi~h~, but not in \\pi r^2 h."""
+    kind, value = out[-1][:2]
+    if "~" in gap or kind in ("unit", "scale") or value == "per":
+        return True
+    if not gap and len(run) == 1:
+        return False
+    kinds = set()
+    for kind, value, *_ in reversed(out[-20:]):
+        if value in ("=", ",", "and", "or"):
+            break
+        if kind == "val":
+            kinds.add(value[0])
+    return kinds & {"num", "var"} == {"num"}
+
+
 def word(run: str, gap: str, out: list, after: str) -> list:
     """The tokens of a run of letters: a unit after a value, a known name, or a product of letters."""
-    after_value = bool(out) and (
-        out[-1][0] in ("val", "unit") or out[-1][1] in (")", "}", "]", "°", "%", "per")
-    )
+    if run in ("x", "X") and out and out[-1][1][0] == "num" and AFTER_BY.match(after):
+        return [("op", "by")]  # 3x4
+    follows = after_value(out)
+    if follows and run.lower() in SCALES:
+        return [("scale", SCALES[run.lower()])]
     long = run.lower().replace("metre", "meter").replace("litre", "liter")
-    unit = UNITS.get(run) or len(run) > 2 and (UNITS.get(long) or UNITS.get(long.removesuffix("s")))
-    if unit and after_value and AFTER_UNIT.match(after):
-        recent = out[-20:]
-        last = max((i for i, t in enumerate(recent) if t[1] in ("=", ",")), default=-1)
-        kinds = {t[1][0] for t in recent[last + 1 :] if t[0] == "val"} & {
-            "num",
-            "var",
-        }  # \pi r^2 h is no hour
-        if (
-            "~" in gap
-            or out[-1][0] == "unit"
-            or out[-1][1] == "per"
-            or kinds == {"num"}
-            and (gap or len(run) > 1)
-        ):
-            return [("unit", unit)]
+    unit = UNITS.get(run)
+    if not unit and len(run) > 2:
+        unit = UNITS.get(long) or UNITS.get(long.removesuffix("s"))
+    if unit and follows and AFTER_UNIT.match(after) and is_unit(gap, run, out):
+        return [("unit", unit)]
     known = NAMES.get(run) or NAMES.get(run.lower())
-    if known and (
-        len(run) > 2 or run in ("pi", "ln", "or")
-    ):  # lt and mu are letters unless they are commands
-        return [known]
+    if known and (len(run) > 2 or run in ("pi", "ln", "lg", "tg", "or", "to")):
+        return [known]  # lt and mu are letters unless they are commands
+    if run == "by" and follows:
+        return [("op", "by")]
     if m := re.fullmatch(r"(sin|cos|tan|ln|log)([a-z])", run):
         return [NAMES[m[1]], ("val", ("var", m[2]))]
+    if len(run) == 3 and run.isupper():
+        return [("val", ("var", run))]  # an angle, an order: BAC is not ABC
     if len(run) > 3:
-        if after_value and gap and run.endswith("s") and not PARTS.fullmatch(run):
+        if follows and gap and run.endswith("s") and not PARTS.fullmatch(run):
             return [("unit", ("unit", run.lower(), Fraction(1)))]  # "5 apples": a count noun
         raise Refuse("a word")
     return [NAMES[c] if c in "ei" else ("val", ("var", c)) for c in run]
 
 
 def tokenize(s: str) -> list:
+    """Tokens (kind, value, is there a space before, text); the last one is ("op", "end", ...).
+    Kinds: op, fn (a function), val (a leaf), unit, scale (million).
+    """
     out, pos, gap = [], 0, ""
     while pos < len(s):
         m = TOKEN.match(s, pos)
-        if not m or m["command"] and m["command"] not in NAMES:
+        if not m:
             raise Refuse("unknown")
         pos, kind, text = m.end(), m.lastgroup, m[0]
+        space = gap.strip("~") != ""
         if kind == "number":
-            out.append(("val", ("num", Fraction(text))))
+            out.append(("val", ("num", Fraction(text)), space, text))
         elif kind == "name":
-            out.append(("val", ("var", re.sub(r"[\s{}~]", "", text))))
+            out.append(("val", ("var", re.sub(r"[\s{}~]", "", text)), space, text))
         elif kind == "word":
-            out += word(text, gap, out, s[pos : pos + 8])
+            for token in word(text, gap, out, s[pos : pos + 24]):
+                out.append((*token, space, text))
         elif kind != "gap":
-            per = text == "/" and out and out[-1][0] == "unit"  # km/h
-            out.append(("op", "per") if per else NAMES.get(m["command"] or text) or ("op", text))
-        gap = text + " " if kind == "gap" else ""
-    return out + [("op", "end")]
+            token = command(m["command"], out) if m["command"] else NAMES.get(text, ("op", text))
+            if text == "/" and out and out[-1][0] == "unit":
+                token = ("op", "per")  # km/h
+            out.append((*token, space, text))
+        gap = text if kind == "gap" else ""
+    return out + [("op", "end", gap.strip("~") != "", "")]
+
+
+def command(name: str, out: list) -> tuple:
+    if name in NAMES:
+        return NAMES[name]
+    if name in UNITS and after_value(out):
+        return ("unit", UNITS[name])  # \SI{5}{\meter}
+    raise Refuse("unknown")
 
 
 # ---------------------------------------------------------------- parser
 
-LEVELS = "= ~ < > <= >= != in", "cup", ": mod", "+ -", "* / per"  # of precedence, loosest first
+# operators by precedence, loosest first
+LEVELS = "= ~ < > <= >= != in", "cup cap setminus", ": mod", "+ - to", "× * / per by"
 INFIX = {o: level for level, ops in enumerate(LEVELS) for o in ops.split()}
-PRODUCT, CLOSERS = INFIX["*"], {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",)}
+RATIO, SUM, PRODUCT = INFIX[":"], INFIX["+"], INFIX["*"]
+CLOSERS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",)}
+SEPARATORS = ",", ";", "and", "or"
+
+# What stands between joining operators, one letter a token (signature): a plain number with its
+# currency before it and its scale, percent, unit or letters after it.
+LITERAL = re.compile(
+    r"(\()?(?P<before>[-+]?\$?)[-+]?\$?(?:n(?:/n)?|f\{n\}\{n\})\)?"
+    r"(?P<after>s?(?:[%°]|u(?:\^n)?(?:[p/*]?u(?:\^n)?)*|v+)?)\)?"
+)
+SIGNATURE = {"num": "n", "var": "v"}
+
+
+def signature(tokens: list) -> str:
+    letters = []
+    for kind, value, *_ in tokens:
+        if kind == "val":
+            letters.append(SIGNATURE.get(value[0], "?"))
+        elif kind in ("unit", "scale"):
+            letters.append(kind[0])
+        elif value == "frac":
+            letters.append("f")
+        elif value in CURRENCIES:
+            letters.append("$")
+        else:
+            letters.append("p" if value == "per" else value if len(value) == 1 else "?")
+    return "".join(letters)
 
 
 class Parser:
@@ -460,18 +710,23 @@ class Parser:
 
     def __init__(self, tokens):
         self.tokens, self.i, self.depth = tokens, 0, 0
+        self.separators = set()
 
     def op(self, *values):
         """The next token if it is one of these operators, which is then consumed."""
-        kind, value = self.tokens[self.i]
-        self.i += kind == "op" and value in values
-        return value if kind == "op" and value in values else None
+        kind, value = self.tokens[self.i][:2]
+        if kind == "op" and value in values:
+            self.i += 1
+            return value
+        return None
 
     def items(self, *closers):
         """Relations up to a closing token, and that token."""
-        out = [self.level(0)]
-        while self.op(",", ";"):
+        out, separators = [self.level(0)], set()
+        while separator := self.op(*SEPARATORS):
+            separators.add(separator)
             out.append(self.level(0))
+        self.separators = separators
         if closer := self.op(*closers):
             return out, closer
         raise Refuse("syntax")
@@ -480,29 +735,118 @@ class Parser:
         """The next operator of a level. Two values side by side are a product, but 5 5 is neither
         25 nor 55.
         """
-        kind, value = self.tokens[self.i]
-        if kind == "op" and INFIX.get(value) == level:
-            self.i += 1
-            return value
-        starts = kind != "op" or value in ("(", "[", "{")
-        return (
-            "*"
-            if level == PRODUCT
-            and starts
-            and (value[0] != "num" or self.tokens[self.i - 1][1] == "!")
-            else None
-        )
+        kind, value = self.tokens[self.i][:2]
+        if kind == "op":
+            if INFIX.get(value) == level:
+                self.i += 1
+                return value
+            if value not in ("(", "[", "{"):
+                return None
+        if level != PRODUCT:
+            return None
+        after_number = value[0] == "num" and self.tokens[self.i - 1][1] != "!"
+        return None if after_number or kind == "scale" else "side by side"
 
     def level(self, level):
         if level > PRODUCT:
             return self.factor()
-        parts, ops = [self.level(level + 1)], []
+        starts, parts, ops = [self.i], [self.level(level + 1)], []
         while o := self.infix(level):
             ops.append(o)
+            starts.append(self.i)
             parts.append(self.level(level + 1))
-        return (
-            (relation, union, ratio, arithmetic, arithmetic)[level](parts, ops) if ops else parts[0]
-        )
+        if not ops:
+            return parts[0]
+        if level == SUM:
+            return self.sum(parts, ops, starts)
+        if level == PRODUCT:
+            return self.product(parts, ops, starts)
+        return (relation, union, ratio)[level](parts, ops, self.tokens[starts[0] : self.i])
+
+    def literals(self, starts):
+        """Matches of LITERAL, one for each stretch of tokens; None if one is something else."""
+        ends = [s - 1 for s in starts[1:]] + [self.i]
+        found = [LITERAL.fullmatch(signature(self.tokens[s:e])) for s, e in zip(starts, ends)]
+        return found if all(found) else None
+
+    def dressing(self, m, start):
+        """The tokens of a currency before the number; of its scale, percent sign, unit after it."""
+        before, after = ([*range(*m.span(group))] for group in ("before", "after"))
+        before = [self.tokens[start + k] for k in before]
+        after = [self.tokens[start + k] for k in after]
+        return [t for t in before if t[1] in CURRENCIES], after
+
+    def digits(self, part, start):
+        """A part that must be compared by its digits, as in 0123; else the part."""
+        text = self.tokens[start][3]
+        return ("id", text) if re.fullmatch(r"0\d+", text) and len(text) != 2 else part
+
+    def sum(self, parts, ops, starts):
+        """Joined numbers if every part is one; with other letters (x-2, 10-20x) arithmetic."""
+        if parts[0][0] in ("seq", "set") and set(ops) == {"-"}:
+            return union(parts, ["setminus"] * len(ops))
+        found = self.literals(starts)
+        if "to" in ops and (not found or len(ops) > 1):
+            raise Refuse("to")
+        dressings = [self.dressing(m, s) for m, s in zip(found, starts)] if found else []
+        letters = {tuple(t[3] for t in after if t[1][0] == "var") for _, after in dressings}
+        if len(letters) != 1:
+            return arithmetic(parts, ops)
+        value = None if "to" in ops else arithmetic(parts, ops)
+        dressed = [dressing for dressing in dressings if any(dressing)]
+        shared = len(dressed) == 1 and (any(dressings[0]) or any(dressings[-1]))
+        if shared:  # 10-20 cm, $10-20
+            factor = self.dress(*dressed[0])
+            parts = [p if any(d) else times(p, factor) for p, d in zip(parts, dressings)]
+        parts = [self.digits(p, s) for p, s in zip(parts, starts)]
+        if "+" in ops:
+            signed = [minus(p) if o == "-" else p for o, p in zip(["+", *ops], parts)]
+            return ("join", "+", value, True, *signed)
+        marked = letters != {()} or any("(" in m[0] or "f" in m[0] for m in found)
+        arithmetical = ops[0] == "-" and not shared and (marked or self.spaced(starts))
+        return ("join", ops[0], value, arithmetical, *parts)
+
+    def dress(self, before, after):
+        """What a currency, a scale, a percent sign or a unit multiplies a number with."""
+        one, end = ("val", ONE, False, "1"), ("op", "end", False, "")
+        out = Parser([one, *after, end]).level(PRODUCT)
+        for _, value, *_ in before:
+            out = expression("*", out, UNITS[value])
+        return out
+
+    def spaced(self, starts):
+        """Is there a space on both sides of every operator?"""
+        return all(self.tokens[s - 1][2] and self.tokens[s][2] for s in starts[1:])
+
+    def product(self, parts, ops, starts):
+        explicit = [k for k, o in enumerate(ops) if o != "side by side"]
+        if not explicit:
+            return self.side_by_side(parts)
+        if any(ops[k] in ("/", "per") for k in explicit):
+            return self.quotient(parts, ops, starts, explicit)
+        groups = [0, *(k + 1 for k in explicit), len(parts)]
+        factors = [expression("*", *parts[a:b]) for a, b in zip(groups, groups[1:])]
+        value = expression("*", *factors)
+        found = self.literals([starts[g] for g in groups[:-1]])
+        if not found or any("v" in m[0] for m in found):
+            return value
+        operators = {ops[k] for k in explicit}
+        operator = "by" if "by" in operators else "×" if operators == {"×"} else "*"
+        return ("join", operator, value, operator != "by", *factors)
+
+    def quotient(self, parts, ops, starts, explicit):
+        """Two numbers are a fraction; three joined by slashes a date or something alike."""
+        value = arithmetic(parts, ops)
+        if len(ops) < 2 or any(o != "/" for o in ops) or not self.literals(starts):
+            return value
+        parts = [self.digits(p, s) for p, s in zip(parts, starts)]
+        return ("join", "/", value, self.spaced(starts), *parts)
+
+    def side_by_side(self, parts):
+        units = all(leaf[0] == "unit" for p in parts[1:] for leaf in leaves(p) if leaf[0] != "num")
+        if parts[0][0] == "join" and units:  # (10-19) cm
+            return times(parts[0], expression("*", *parts[1:]))
+        return expression("*", *parts)
 
     def factor(self):
         """A signed power. Every recursion of the parser passes here."""
@@ -515,29 +859,30 @@ class Parser:
             out = self.atom()
             if self.op("!"):
                 out = expression("factorial", out)
+            while self.tokens[self.i][0] == "scale":
+                out = times(out, self.tokens[self.i][1])
+                self.i += 1
             if sign := self.op("%", "°"):
-                out = expression("*", out, PERCENT if sign == "%" else DEGREE)
+                out = times(out, PERCENT if sign == "%" else DEGREE)
             if self.op("^"):
                 out = expression("^", out, self.factor())  # 2^3^2 groups to the right
         self.depth -= 1
         return out
 
     def atom(self):
-        kind, value = self.tokens[self.i]
+        kind, value = self.tokens[self.i][:2]
         self.i += value != "end"
         if kind == "fn":
             return self.function(value)
         if value in CLOSERS:
             return self.bracket(value)
-        if value in UNITS:  # a currency sign
-            return expression("*", self.factor(), UNITS[value])
-        if kind == "op":
+        if value in CURRENCIES:
+            return times(self.factor(), UNITS[value])
+        if kind in ("op", "scale"):
             raise Refuse("syntax")
         if value[0] == "var" and value[1].rstrip("'") in ("f", "g", "h") and self.op("("):
-            return (
-                "var",
-                f"{value[1]}{self.items(')')}",
-            )  # an unknown function at an argument is one more unknown
+            # an unknown function at an argument is one more unknown
+            return ("var", f"{value[1]}{self.items(')')}")
         return value
 
     def bracket(self, opener):
@@ -548,9 +893,8 @@ class Parser:
             return items[0]
         if "{" in opener:
             return ("set", *items)
-        if all(
-            x[0] == "seq" for x in items
-        ):  # a matrix, points: brackets matter only around two numbers
+        if all(x[0] == "seq" for x in items):
+            # a matrix, points: brackets matter only around two numbers
             return ("seq", "()", *(("seq", "()", *x[2:]) for x in items))
         return ("seq", opener + closer if len(items) == 2 else "()", *items)
 
@@ -561,7 +905,7 @@ class Parser:
                 exponent = self.factor()
             else:
                 index = self.items("]")[0] if o == "[" else [self.atom()]
-        if exponent == MINUS and name in ("sin", "cos", "tan"):
+        if exponent == MINUS and "arc" + name in CALLS:
             name, exponent = "arc" + name, None
         braced = {"sqrt": 1, "frac": 2, "binom": 2}.get(name)
         args = [self.atom() for _ in range(braced)] if braced else self.arguments()
@@ -583,55 +927,173 @@ class Parser:
 
 def arithmetic(parts, ops):
     """A sum of signed terms or a product of factors and divisors."""
-    turned = [
-        minus(p) if o == "-" else over(ONE, p) if o in ("/", "per") else p
-        for o, p in zip(ops, parts[1:])
-    ]
-    return expression("+" if ops[0] in "+-" else "*", parts[0], *turned)
+    terms = [parts[0]]
+    for o, p in zip(ops, parts[1:]):
+        if o == "-":
+            terms.append(minus(p))
+        else:
+            terms.append(over(ONE, p) if o in ("/", "per") else p)
+    return expression("+" if ops[0] in "+-" else "*", *terms)
 
 
-def union(parts, ops):
-    return ("set", *parts)
-
-
-def ratio(parts, ops):
-    """2:4 is 1/2; of 2:4:6 the proportions are kept."""
+def ratio(parts, ops, tokens):
+    """2:4 is 1/2; of 2:4:6 the proportions are kept; 0:3 and 1:05 are a score and a time."""
+    parts = [plain(p) for p in parts]
     if "mod" in ops:
-        return integers(lambda a, b: a % b, *parts)
-    quotients = [over(p, parts[-1]) for p in parts[:-1]]
-    return ("seq", ":", *quotients) if len(ops) > 1 else quotients[0]
+        value = integers(lambda a, b: a % b, *parts)
+        return ("join", "mod", value, True, value, parts[1])
+    digits = [t[3] for t in tokens if t[1][0] == "num"]
+    if any(re.fullmatch(r"0\d+", d) for d in digits) and len(digits) == len(parts):
+        parts = [("id", d) for d in digits]
+    if any(p == ZERO or p[0] in STRUCTURES for p in parts):
+        return ("join", ":", None, False, *parts)
+    value = over(*parts) if len(parts) == 2 else None
+    return ("join", ":", value, value is not None, *parts)
+
+
+# ---------------------------------------------------------------- sets of reals
+
+
+def place(n: tuple):
+    """An end point as an mpmath number."""
+    if n[0] == "inf":
+        return MP.inf * n[1]
+    if n[0] in STRUCTURES or has_letters(n):
+        raise Refuse("no real number")
+    with MP_LOCK:
+        budget = Budget()
+        value = evaluate(n, 0, budget)
+    if not budget.real:
+        raise Refuse("no real number")
+    return value
+
+
+def pieces(n: tuple) -> list | None:
+    """(low, is it in, high, is it in) of an interval, of a set of points and intervals."""
+    if n[0] == "set":
+        out = []
+        for x in n[1:]:
+            inner = pieces(x) if x[0] in ("set", "seq") else [(plain(x), True, plain(x), True)]
+            if inner is None:
+                return None
+            out += inner
+        return out
+    if n[0] != "seq" or len(n) != 4 or n[1] not in ("()", "(]", "[)", "[]"):
+        return None
+    return [(plain(n[2]), n[1][0] == "[", plain(n[3]), n[1][1] == "]")]
+
+
+def combine(a: list, b: list, keep) -> tuple:
+    """The reals x with keep(x in a, x in b), as a tree of disjoint intervals and points in order.
+
+    The ends cut the line into cells: 0 is all below the first end, 1 the first end itself, 2 what
+    lies between the first and the second, and so on.
+    """
+    ends = []
+    for low, _, high, _ in a + b:
+        ends += [(place(n), n) for n in (low, high) if n[0] != "inf"]
+    if len(ends) > MAX_ENDS:
+        raise Refuse("too many ends")
+    ends.sort(key=lambda end: end[0])
+    points = []
+    for value, n in ends:
+        if not points or abs(value - points[-1][0]) > TINY:
+            points.append((value, n))
+
+    def cells(low, low_in, high, high_in):
+        first, last = 0, 2 * len(points)
+        low, high = place(low), place(high)
+        for k, (value, _) in enumerate(points):
+            if abs(low - value) <= TINY:
+                first = 2 * k + (1 if low_in else 2)
+            if abs(high - value) <= TINY:
+                last = 2 * k + (1 if high_in else 0)
+        return range(first, last + 1)
+
+    in_a = {c for piece in a for c in cells(*piece)}
+    in_b = {c for piece in b for c in cells(*piece)}
+    kept = [c for c in range(2 * len(points) + 1) if keep(c in in_a, c in in_b)]
+    runs = []
+    for c in kept:
+        if runs and runs[-1][1] == c - 1:
+            runs[-1][1] = c
+        else:
+            runs.append([c, c])
+    out = [interval(first, last, [n for _, n in points]) for first, last in runs]
+    return out[0] if len(out) == 1 and out[0][0] == "seq" else ("set", *out)
+
+
+def interval(first: int, last: int, points: list) -> tuple:
+    """The cells first..last as an interval, or as a point."""
+    if first == last and first % 2:
+        return points[first // 2]
+    low = MINUS_INF if first == 0 else points[(first - 1) // 2]
+    high = INF if last == 2 * len(points) else points[last // 2]
+    return ("seq", "(["[first % 2] + ")]"[last % 2], low, high)
+
+
+SET_OPERATIONS = {
+    "cup": lambda a, b: a or b,
+    "cap": lambda a, b: a and b,
+    "setminus": lambda a, b: a and not b,
+}
+
+
+def union(parts, ops, tokens=()):
+    """Unions, intersections and differences of intervals and sets of points."""
+    try:
+        out = parts[0]
+        for o, p in zip(ops, parts[1:]):
+            a, b = pieces(out), pieces(p)
+            if a is None or b is None:
+                raise Refuse("no set of reals")
+            out = combine(a, b, SET_OPERATIONS[o])
+        return out
+    except Refuse:
+        if set(ops) != {"cup"}:
+            raise
+        return ("set", *parts)
+
+
+# ---------------------------------------------------------------- relations
 
 
 def is_name(n) -> bool:
-    """Can n stand left of '=' as the name of the answer? x, x_1, f(x), AB, (x,y)."""
-    return (
-        n[0] == "var"
-        or n in (E, I)
-        or n[0] in ("*", "seq")
-        and all(x[0] == "var" for x in n[1 + (n[0] == "seq") :])
-    )
+    """Can n stand left of '=' as the name of the answer? x, x_1, f(x), AB, (x,y), cos A, a:b."""
+    if n[0] == "var" or n in (E, I):
+        return True
+    if n[0] in ("*", "seq", "join"):
+        if n[0] == "join" and n[1] != ":":
+            return False
+        return all(x[0] == "var" for x in n[{"*": 1, "seq": 2, "join": 4}[n[0]] :])
+    if n[0] in TRIGONOMETRIC:
+        # cos 2x = 1 is an equation for x
+        unknown = {("var", c) for c in "xyzt"}
+        return is_name(n[1]) or has_letters(n[1]) and not leaves(n[1]) & unknown
+    if n[0] == "^":
+        return n[2] == TWO and n[1][0] in TRIGONOMETRIC and is_name(n[1])
+    if n[0] == "fabs":  # |x| = 5 is an equation too
+        return is_name(n[1]) and not leaves(n[1]) & {("var", c) for c in "xyt"}
+    return False
 
 
-def relation(sides, ops):
+def relation(sides, ops, tokens=()):
     """x=5 names a value, x>2 an interval."""
     if set(ops) <= {"=", "~"}:
         return equation(sides, "~" in ops)
+    if ops in (["in"], ["!="]) and is_name(sides[0]):
+        return ("named", sides[0], sides[1] if ops == ["in"] else ("except", plain(sides[1])))
+    sides = [plain(s) for s in sides]
     if ops[0] in (">", ">="):
         sides, ops = sides[::-1], [o.replace(">", "<") for o in ops[::-1]]
     if ops in (["<"], ["<="]):
-        sides, ops = (
-            ([MINUS_INF, *sides], ["<", *ops])
-            if is_name(sides[0])
-            else ([*sides, INF], [*ops, "<"])
-        )
+        if is_name(sides[0]):
+            sides, ops = [MINUS_INF, *sides], ["<", *ops]
+        else:
+            sides, ops = [*sides, INF], [*ops, "<"]
     if len(ops) == 2 and set(ops) <= {"<", "<="} and is_name(sides[1]):
-        return (
-            "named",
-            sides[1],
-            ("seq", "(["[ops[0] == "<="] + ")]"[ops[1] == "<="], sides[0], sides[2]),
-        )
-    if ops in (["in"], ["!="]) and is_name(sides[0]):
-        return ("named", sides[0], sides[1] if ops == ["in"] else ("seq", "!=", sides[1]))
+        brackets = "(["[ops[0] == "<="] + ")]"[ops[1] == "<="]
+        return ("named", sides[1], ("seq", brackets, sides[0], sides[2]))
     raise Refuse("relation")
 
 
@@ -639,63 +1101,94 @@ def equation(sides, approx):
     """name = value, or lhs - rhs; a = b without a letter must hold, and then its end is the answer,
     as in 2+3=5.
     """
-    names, values = [s for s in sides if is_name(s)], [s for s in sides if not is_name(s)]
+    names = [s for s in sides if is_name(s)]
+    values = [s for s in sides if not is_name(s)]
     if approx:
         values = values[:1]  # sqrt2 = 1.41 is no identity: the exact side counts
     elif len(values) > 1:
+        values = [plain(v) for v in values]
         if all(equal_values(values[0], v, Budget()) for v in values):
             values = values[-1:]
         elif names or len(sides) > 2 or not has_letters(*sides):
             raise Refuse("does not hold")
-    if names:
-        return ("named", names[0], values[0] if values else names[-1])
-    return values[0] if len(values) == 1 else ("zero", expression("+", sides[0], minus(sides[1])))
+    if not names and len(values) > 1:
+        return ("zero", expression("+", sides[0], minus(sides[1])))
+    value = values[0] if values else names[-1]
+    if value[:2] == ("join", "-") and all(len(str(n[1])) == 1 for n in names):
+        value = ("join", "-", value[2], True, *value[4:])  # x=3-1: the equals sign says arithmetic
+    return ("named", names[0], value) if names else value
 
 
-@lru_cache(maxsize=256)
+def conditions(items: list, separators: set) -> list:
+    """x>2 and x<5, x<1 or x>2, x != 1, 2: one set of reals, if all items speak of one name."""
+    names = {x[1] for x in items if x[0] == "named"}
+    if len(names) != 1:
+        return items
+    excluded, rest = [], []
+    for x in items:
+        if x[0] == "named" and x[2][0] == "except":
+            excluded.append(x[2][1])
+        elif excluded and x[0] != "named":
+            excluded.append(plain(x))
+        else:
+            rest.append(x)
+    if any(x[0] != "named" for x in rest) or len(items) == 1 and not excluded:
+        return items
+    try:
+        regions = [pieces(x[2]) for x in rest]
+        if None in regions:
+            return items
+        whole = pieces(REALS)
+        meet = join = pieces(combine(regions[0] if rest else whole, [], lambda a, b: a))
+        for region in regions[1:]:
+            meet = pieces(combine(meet, region, SET_OPERATIONS["cap"]))
+            join = pieces(combine(join, region, SET_OPERATIONS["cup"]))
+        region = join if "or" in separators or not meet else meet
+        points = [(p, True, p, True) for p in excluded]
+        return [("named", names.pop(), combine(region, points, SET_OPERATIONS["setminus"]))]
+    except Refuse:
+        return items
+
+
+SIGNS = re.compile(r"\\([pm])[pm](?![A-Za-z])")
+
+
+@lru_cache(maxsize=1024)
 def parse(s: str, thousands: bool = True) -> tuple | None:
     """Tree of a cleaned answer; None if it is not in the grammar and can only be compared as text."""
-    if re.fullmatch(
-        r"~?(?:\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/]\d{1,2}[-/]\d{4})~?", s
-    ):  # a date
-        return None
-    if thousands and not re.search(r"[(\[]|\\\{", s):  # (1,234) is a pair
+    if thousands and "," in s and not re.search(r"[(\[]|\\\{", s):  # (1,234) is a pair
         s = re.sub(
             r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)", lambda m: m[0].replace(",", ""), s
         )
     try:
         s = rewrite(s, MATH_RULES)
-        items = []
-        for signs in ("+-", "-+") if re.search(r"\\[pm][pm](?![A-Za-z])", s) else ("+-",):
-            tokens = tokenize(re.sub(r"\\([pm])[pm](?![A-Za-z])", lambda m: signs[m[1] == "m"], s))
-            items += [x for x in Parser(tokens).items("end")[0] if x not in items]
+        items, separators = [], set()
+        for signs in ("+-", "-+") if SIGNS.search(s) else ("+-",):
+            parser = Parser(tokenize(SIGNS.sub(lambda m: signs[m[1] == "m"], s)))
+            items += [x for x in parser.items("end")[0] if x not in items]
+            separators |= parser.separators
+        items = conditions(items, separators)
     except (Refuse, ValueError):  # ValueError: 12_2 has no value
         return None
     names = {x[1] for x in items if x[0] == "named"}
     if len(names) == len(items) > 1:  # x=1, y=2 is the point (x,y) = (1,2)
-        return (
-            "named",
-            *(("seq", "()", *column) for column in zip(*sorted((x[1:] for x in items), key=repr))),
-        )
+        columns = zip(*sorted((x[1:] for x in items), key=repr))
+        return ("named", *(("seq", "()", *column) for column in columns))
     return items[0] if len(items) == 1 else ("list", *items)
 
 
 # ---------------------------------------------------------------- values at random points
 
-MP, MP_LOCK = (
-    mpmath.mp.clone(),
-    threading.Lock(),
-)  # mpmath changes the precision of its context inside some functions
+# mpmath changes the precision of its context inside some functions
+MP, MP_LOCK = mpmath.mp.clone(), threading.Lock()
 MP.dps = 400
-TINY, SCALE = (
-    MP.mpf(10) ** -250,
-    333,
-)  # sums are zero below TINY, refused if a term is beyond 2^+-SCALE
-LIMITS = dict.fromkeys("sin cos tan cot sec csc sinh cosh tanh".split(), 30) | {
-    "factorial": 12,
-    "binomial": 12,
-}
+# sums are zero below TINY, refused if a term is beyond 2^+-SCALE
+TINY, SCALE = MP.mpf(10) ** -250, 333
+LIMITS = dict.fromkeys("sin cos tan cot sec csc sinh cosh tanh".split(), 30)
+LIMITS |= {"factorial": 12, "binomial": 12}
 UNDEFINED = (Refuse, ArithmeticError, ValueError, TypeError, mpmath.libmp.NoConvergence)
+POINTS, INTEGER_POINTS = 6, 3
+COUNTERS = set("jkmnpq")  # letters that may stand for whole numbers only
 
 
 @lru_cache(maxsize=4096)
@@ -703,10 +1196,10 @@ def point(seed, name, k) -> Fraction:
     """Value of a letter at the k-th point. Seeded by the two answers: repeatable, and nobody can
     aim at the points.
     """
-    return (
-        Fraction(random.Random(f"{seed} {name} {k}").randrange(10**8, 10**9), 10**9)
-        * (1, 3, -1, -3, 9, 40)[k]
-    )
+    draw = random.Random(f"{seed} {name} {k}")
+    if k >= POINTS:
+        return Fraction(draw.randrange(1, 60))
+    return Fraction(draw.randrange(10**8, 10**9), 10**9) * (1, 3, -1, -3, 9, 40)[k]
 
 
 class Budget:
@@ -723,30 +1216,46 @@ class Budget:
             raise Refuse("budget")
 
 
+def constant(name):
+    if name == "i":
+        return MP.mpc(0, 1)
+    return {"pi": +MP.pi, "e": +MP.e, "deg": MP.pi / 180}[name]
+
+
 def evaluate(n, k, budget):
     """Value at the k-th point. Products of powers keep their relative precision at any size; sums
     and functions do not.
     """
     op = n[0]
     if op == "const":
-        return {"pi": +MP.pi, "e": +MP.e, "i": MP.mpc(0, 1), "deg": MP.pi / 180}[n[1]]
+        return constant(n[1])
     if op in ("num", "var", "unit"):
-        v = n[1] if op == "num" else point(budget.seed, n[1], k) * (n[2] if op == "unit" else 1)
+        v = n[1] if op == "num" else point(budget.seed, n[1], k)
+        if op == "unit":
+            v *= n[2]
         if bits(v) > SCALE:
             raise Refuse("long number in an inexact expression")
         return MP.mpf(v.numerator) / v.denominator
+    if op in STRUCTURES or op == "join":
+        raise Refuse("no value")
     args = [evaluate(x, k, budget) for x in n[1:]]
     budget.spend(200 if op in ("factorial", "binomial") else 2)
-    if op == "^" and (
-        args[0] == 0 and MP.re(args[1]) <= 0 or args[0] and abs(MP.log(args[0]) * args[1]) > 10**12
-    ):
-        raise Refuse("division by zero, or too large")
-    out = MP.fprod(args) if op == "*" else args[0] ** args[1] if op == "^" else scaled(op, args)
-    out = (
-        MP.chop(out, TINY) if isinstance(out, MP.mpc) else out
-    )  # no imaginary part left by rounding
-    budget.real = budget.real and not isinstance(out, MP.mpc)
+    if op == "*":
+        out = MP.fprod(args)
+    else:
+        out = raised(*args) if op == "^" else scaled(op, args)
+    if isinstance(out, MP.mpc):
+        out = MP.chop(out, TINY)  # no imaginary part left by rounding
+        budget.real = budget.real and not isinstance(out, MP.mpc)
     return out
+
+
+def raised(base, exponent):
+    if base == 0 and MP.re(exponent) <= 0:
+        raise Refuse("division by zero")
+    if base and abs(MP.log(base) * exponent) > 10**12:
+        raise Refuse("too large")
+    return base**exponent
 
 
 def scaled(op, args):
@@ -757,31 +1266,49 @@ def scaled(op, args):
     near = MP.nint(MP.re(args[0]))
     if op in ("floor", "ceil") and abs(args[0] - near) < TINY:
         return near
-    out = MP.fsum(args) if op == "+" else getattr(MP, op, max if op == "max" else min)(*args)
+    if op == "+":
+        out = MP.fsum(args)
+    elif op in ("max", "min"):
+        out = max(args) if op == "max" else min(args)
+    else:
+        out = getattr(MP, op)(*args)
     return out if abs(out) > TINY else MP.zero
 
 
-def equal_values(a, b, budget) -> bool:
-    """With letters only points where everything is real count, unless i occurs: sqrt(x)sqrt(y) is
-    sqrt(xy).
+def agree_at(a, b, k, budget) -> bool | None:
+    """Do a and b agree at the k-th point? None if that does not count: with letters only points
+    where everything is real do, unless i occurs: sqrt(x)sqrt(y) is sqrt(xy).
     """
+    budget.spend(1)
+    budget.real = True
+    try:
+        with MP_LOCK:
+            x, y = evaluate(a, k, budget), evaluate(b, k, budget)
+            close = abs(x - y) <= MP.mpf(10) ** -150 * max(abs(x), abs(y)) and MP.isfinite(x)
+    except UNDEFINED:
+        return None
+    if budget.real or not has_letters(a, b) or I in leaves(a) | leaves(b):
+        return bool(close)
+    return None
+
+
+def equal_values(a, b, budget) -> bool:
+    """Are two expressions the same function of their letters?"""
     if a == b or a[0] in STRUCTURES or b[0] in STRUCTURES or a[0] == b[0] == "num":
         return a == b
-    letters, agreed = has_letters(a, b), False
-    for k in range(6 if letters else 1):
-        budget.spend(1)
-        budget.real = True
-        try:
-            with MP_LOCK:
-                x, y = evaluate(a, k, budget), evaluate(b, k, budget)
-                close = abs(x - y) <= MP.mpf(10) ** -150 * max(abs(x), abs(y))
-        except UNDEFINED:  # at this point
-            continue
-        if budget.real or not letters or I in leaves(a) | leaves(b):
-            agreed = close and MP.isfinite(x)
-            if not agreed:
-                return False
-    return agreed
+    if not has_letters(a, b):
+        return agree_at(a, b, 0, budget) is True
+    seen = False
+    for k in range(POINTS):
+        verdict = agree_at(a, b, k, budget)
+        if verdict is False:
+            return False
+        seen = seen or verdict is True
+    names = {leaf[1] for leaf in leaves(a) | leaves(b) if leaf[0] == "var"}
+    if seen or not names <= COUNTERS:
+        return seen
+    # (-1)^n is real at whole numbers only
+    return all(agree_at(a, b, POINTS + k, budget) is True for k in range(INTEGER_POINTS))
 
 
 # ---------------------------------------------------------------- equality of answers
@@ -796,11 +1323,9 @@ def without_units(n) -> tuple:
 
 def primed(n) -> tuple:
     """n with other letters: equal to n only if n is constant."""
-    return (
-        ("var", n[1] + "'")
-        if n[0] == "var"
-        else (n[0], *(primed(x) if isinstance(x, tuple) else x for x in n[1:]))
-    )
+    if n[0] == "var":
+        return ("var", n[1] + "'")
+    return (n[0], *(primed(x) if isinstance(x, tuple) else x for x in n[1:]))
 
 
 def same_equation(a, b, budget) -> bool:
@@ -809,12 +1334,11 @@ def same_equation(a, b, budget) -> bool:
         return True
     if any(n[0] == "named" and not has_letters(n[2]) for n in (a, b)):
         return False  # an unsolved 2x=10 is not x=5
-    quotient = over(
-        *(n[1] if n[0] == "zero" else expression("+", n[1], minus(n[2])) for n in (a, b))
-    )
-    return equal_values(quotient, primed(quotient), budget) and not equal_values(
-        quotient, ZERO, budget
-    )
+    sides = [n[1] if n[0] == "zero" else expression("+", n[1], minus(n[2])) for n in (a, b)]
+    quotient = over(*sides)
+    if not equal_values(quotient, primed(quotient), budget):
+        return False
+    return not equal_values(quotient, ZERO, budget)
 
 
 def unordered(xs, ys, budget) -> bool:
@@ -827,6 +1351,48 @@ def unordered(xs, ys, budget) -> bool:
     return not ys
 
 
+def ordered(xs, ys, budget) -> bool:
+    return len(xs) == len(ys) and all(same(x, y, budget) for x, y in zip(xs, ys))
+
+
+def whole_years(parts: tuple) -> tuple:
+    """2018-19 is 2018-2019."""
+    if len(parts) != 2 or any(p[0] != "num" or p[1].denominator > 1 for p in parts):
+        return parts
+    first, second = parts[0][1], parts[1][1]
+    if 1500 <= first <= 2100 and first % 100 < second < 100:
+        return (parts[0], ("num", first - first % 100 + second))
+    return parts
+
+
+def proportional(xs, ys, budget) -> bool:
+    """2:4:6 and 1:2:3; with a zero or as digits, part by part."""
+    if any(p == ZERO or p[0] in STRUCTURES for p in xs + ys):
+        return ordered(xs, ys, budget)
+    return ordered([over(x, xs[-1]) for x in xs], [over(y, ys[-1]) for y in ys], budget)
+
+
+def same_join(a, b, budget) -> bool:
+    """Numbers joined by an operator: part by part, never by what they come to."""
+    if a[0] != "join":
+        a, b = b, a
+    if b[0] != "join":
+        return a[3] and same(a[2], b, budget)
+    xs, ys = a[4:], b[4:]
+    operators = {a[1], b[1]}
+    if len(xs) != len(ys):
+        return False
+    if operators == {":"} or operators == {":", "to"}:
+        return proportional(xs, ys, budget)
+    if operators <= {"-", "to"} or operators == {"-", "/"} and len(xs) == 3:
+        return ordered(whole_years(xs), whole_years(ys), budget)
+    if operators <= {"×", "*", "by"} and (len(xs) > 2 or operators == {"*"}) or operators == {"+"}:
+        return unordered(xs, ys, budget)
+    if len(operators) == 1 or operators <= {"×", "*", "by"}:
+        return ordered(xs, ys, budget)
+    return False
+
+
 def same(a, b, budget) -> bool:
     """Are two parsed answers equal? Symmetric."""
     budget.spend(1)
@@ -837,123 +1403,193 @@ def same(a, b, budget) -> bool:
         return same(*(n[2] if n[0] == "named" else n for n in (a, b)), budget)
     if "set" in kinds:
         xs, ys = (n[1:] if n[0] in ("set", "list") else (n,) for n in (a, b))
-        return all(any(same(x, y, budget) for y in ys) for x in xs) and all(
-            any(same(x, y, budget) for x in xs) for y in ys
-        )
+        if not all(any(same(x, y, budget) for y in ys) for x in xs):
+            return False
+        return all(any(same(x, y, budget) for x in xs) for y in ys)
     if kinds == {"list"}:
         return unordered(a[1:], b[1:], budget)
     if kinds <= {"list", "seq"}:
         a, b = (("seq", "()", *n[1:]) if n[0] == "list" else n for n in (a, b))
-        return (
-            a[:2] == b[:2]
-            and len(a) == len(b)
-            and all(same(x, y, budget) for x, y in zip(a[2:], b[2:]))
-        )
+        return a[1] == b[1] and ordered(a[2:], b[2:], budget)
+    if "join" in kinds:
+        return same_join(a, b, budget)
+    if kinds == {"except"}:
+        return same(a[1], b[1], budget)
     if kinds & STRUCTURES:
         return False
     x, y = without_units(a), without_units(b)
-    return (x == a) != (y == b) and equal_values(x, y, budget) or equal_values(a, b, budget)
+    if (x == a) != (y == b) and equal_values(x, y, budget):
+        return True
+    return equal_values(a, b, budget)
 
 
-# ---------------------------------------------------------------- habits of answering that are no m
+# ---------------------------------------------------------------- habits of answering
 
-OPTION = r"\b[A-J]\s*[.):]|\([A-J]\)|\b(?:or|not|and)\b|(?:^|[,;/&|])\s*[A-J]\b"
-LABEL = re.compile(rf"[\s~]*\(?([A-J])\s*[.):][\s~]+(?!.*(?:{OPTION}))([^\s,;].*)", re.S)  # B) 12
-PRODUCT_WORD = re.compile(
-    r"[abc]+|[xyzt]+|[mnpqk]+|[uvw]+|[rst]+|pi|inf|infinity|[a-z]-[a-z]"
-)  # on is not no, but ab is ba
+OPTION = r"\b[A-Z]\s*[.):]|\([A-Z]\)|\b(?:or|not|and)\b|(?:^|[,;/&|])\s*[A-Z]\b"
+# B) 12, (B)12, ~B~. 12
+LABEL = re.compile(
+    rf"[\s~]*(?:\(?([A-Z])[\s~]*[.):][\s~]+|\(([A-Z])\)[\s~]*)(?!.*(?:{OPTION}))([^\s,;].*)", re.S
+)
+# on is not no, but ab is ba
+PRODUCT_WORD = re.compile(r"[abc]+|[xyzt]+|[mnpqk]+|[uvw]+|[rst]+|pi|inf|infinity|[a-z]-[a-z]")
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+MONTH = rf"({'|'.join(MONTHS)})[a-z]*\.?"
+DATES = (
+    re.compile(rf"{MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?"),
+    re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {MONTH}(?:,? (\d{{4}}))?"),
+    re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"),
+)
+INTEGER_LETTER = re.compile(
+    r"[\s~]*[,;(]?[\s~]*(?:where|for|with)?[\s~]*(?:(?:any|all|every)[\s~]+)?(?:integers?[\s~]+)?"
+    r"([a-z])[\s~]*(?:\\in(?![a-z])[\s~]*(?:\\(?:mathbb|mathbf)\s*\{?\s*(Z|N)\s*\}?|integers?)"
+    r"|(?:is|are)[\s~]+(?:an?[\s~]+|any[\s~]+)?integers?)[\s~)]*$"
+)
 
 
 def options(s: str) -> set:
-    """The letters of a multiple choice: B, (B), "A, C", "A and C", AC. "A or C" keeps its "or": a
-    hedge is no selection.
+    """The letters of a multiple choice: B, (B), "A, C", "A and C", AC, ['A', 'C']. "A or C" keeps
+    its "or": a hedge is no selection. Only A to J may be written small.
     """
-    s = re.sub(r"[(\[]\s*([A-Ja-j])\s*[)\]]|\b([A-Ja-j])\)", r"\1\2", s.replace("~", " ")).strip(
-        "(){} "
-    )
-    parts = (
-        s
-        if len(s) > 1 and re.fullmatch(r"A?B?C?D?E?F?G?H?", s)
-        else re.split(r"\s*(?:,|;|\\?&|\band\b|\b(or)\b)\s*", s)
-    )
-    return (
-        {p.upper() for p in parts if p}
-        if all(re.fullmatch("[A-Ja-j]|or", p) for p in parts if p)
-        else set()
-    )
+    if len(s) > 80:
+        return set()
+    s = re.sub(r"[\"'`]|\\(?=[{}])", "", s.replace("~", " ")).strip()
+    small = "a-j" if "," not in s or s[0] not in "([{" else ""
+    s = re.sub(rf"[(\[]\s*([A-Z{small}])\s*[)\]]|\b([A-Z{small}])\)", r"\1\2", s)
+    s = re.sub(r"^(?:both|only)\s|\sonly$", "", s.strip("(){} "))
+    s = re.sub(r"^\[(.*)\]$", r"\1", s).strip()
+    if len(s) > 1 and re.fullmatch(r"A?B?C?D?E?F?G?H?", s):
+        return set(s)
+    parts = [p for p in re.split(r"\s*(?:,|;|\\?&|\band\b|\b(or)\b)\s*", s) if p]
+    if all(re.fullmatch(f"[A-Z{small}]|or", p) for p in parts):
+        return {p.upper() for p in parts}
+    return set()
 
 
 def clock(s: str) -> tuple | None:
     """(hour, minutes and seconds, is the half of the day known) of a clock time."""
-    m = re.fullmatch(
-        r"(1?\d|2[0-4])((?::[0-5]\d){0,2})(?:([ap])m)?", re.sub(r"[\s.~]|^0", "", s.lower())
-    )
+    s = re.sub(r"[\s.~]|^0|o'clock", "", s.lower())
+    m = re.fullmatch(r"(1?\d|2[0-4])((?::[0-5]\d){0,2})(?:([ap])m)?", s)
     if not m or not (m[2] or m[3]):
         return None
-    return (
-        int(m[1]) % 12 + 12 * (m[3] == "p") if m[3] else int(m[1]),
-        m[2].replace(":00", ""),
-        bool(m[3]) or int(m[1]) > 12,
-    )
+    hour = int(m[1]) % 12 + 12 * (m[3] == "p") if m[3] else int(m[1])
+    return hour, m[2].replace(":00", ""), bool(m[3]) or int(m[1]) > 12
+
+
+def same_clock(a: tuple, b: tuple) -> bool:
+    day = 24 if a[2] and b[2] else 12
+    return (a[0] - b[0]) % day == 0 and a[1] == b[1]
+
+
+def date(s: str) -> tuple | None:
+    """(year or None, month, day) of July 4, 2020, of 4 July or of 2020-07-04."""
+    s = s.replace("~", " ").strip().lower()
+    for form, order in zip(DATES, ((3, 1, 2), (3, 2, 1), (1, 2, 3))):
+        if m := form.fullmatch(s):
+            year, month, day = (m[k] for k in order)
+            month = MONTHS.index(month) + 1 if month in MONTHS else int(month)
+            return year, month, int(day)
+    return None
 
 
 def words(s: str) -> list:
     """The words of "red, blue and green", sorted, or the one word; empty if it is something else."""
     parts = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", s.replace("~", " ").strip("(){} ").lower())
-    return (
-        sorted(parts)
-        if all(re.fullmatch(r"[a-z][a-z' .-]+", w) and not PRODUCT_WORD.fullmatch(w) for w in parts)
-        else []
-    )
+    if any(not re.fullmatch(r"[a-z][a-z' .-]+", w) or PRODUCT_WORD.fullmatch(w) for w in parts):
+        return []
+    return sorted(parts)
+
+
+def same_labelled(label: re.Match, other: str) -> bool:
+    return options(other) == {label[1] or label[2]} or answers_equal(label[3], other)
 
 
 def by_habit(a: str, b: str) -> bool | None:
     """True or False where a habit decides, else None."""
-    options_a, options_b, clock_a, clock_b = options(a), options(b), clock(a), clock(b)
-    if options_a and options_b or "OR" in options_a | options_b:
+    options_a, options_b = options(a), options(b)
+    in_order = a[:1] == b[:1] == "(" and len(options_a) > 1
+    if options_a and options_b and not in_order or "OR" in options_a | options_b:
         return options_a == options_b
     label_a, label_b = LABEL.fullmatch(a), LABEL.fullmatch(b)
     if label_a and label_b:
-        return label_a[1] == label_b[1] and answers_equal(label_a[2], label_b[2])
-    if label_a or label_b:
-        m, other = (label_a, b) if label_a else (label_b, a)
-        if options(other) == {m[1]} or answers_equal(m[2], other):
-            return True
-    if clock_a and clock_b:
-        return (clock_a[0] - clock_b[0]) % (
-            24 if clock_a[2] and clock_b[2] else 12
-        ) == 0 and clock_a[1] == clock_b[1]
-    return words(a) == words(b) if words(a) and words(b) else None
+        letters = [m[1] or m[2] for m in (label_a, label_b)]
+        return letters[0] == letters[1] and answers_equal(label_a[3], label_b[3])
+    if label_a and same_labelled(label_a, b) or label_b and same_labelled(label_b, a):
+        return True
+    if (clock_a := clock(a)) and (clock_b := clock(b)):
+        return same_clock(clock_a, clock_b)
+    if (date_a := date(a)) and (date_b := date(b)):
+        return date_a == date_b
+    if (words_a := words(a)) and (words_b := words(b)):
+        return words_a == words_b
+    return None
+
+
+def same_families(a: str, b: str) -> tuple[str, str] | None:
+    r"""\pi/4 + k\pi, k \in \mathbb{Z}: both texts without saying where the letter runs; None if they
+    say different things. The letter of one takes the name it has in the other.
+    """
+    found_a, found_b = INTEGER_LETTER.search(a), INTEGER_LETTER.search(b)
+    if found_a and found_b:
+        if (found_a[2] or "Z") != (found_b[2] or "Z"):
+            return None
+        new = found_a[1]
+        if not re.search(rf"(?<![A-Za-z\\]){new}(?![A-Za-z])", b[: found_b.start()]):
+            letter = rf"(?<![A-Za-z\\]){found_b[1]}(?![A-Za-z])"
+            b = re.sub(letter, new, b[: found_b.start()]) + b[found_b.start() :]
+    return tuple(s[: m.start()] if m else s for s, m in ((a, found_a), (b, found_b)))
 
 
 # ---------------------------------------------------------------- the verdict
+
+SIMPLE = re.compile(r"-?(?:0|[1-9]\d{0,15})(\.\d{1,15})?|[A-Za-z]")
+
+
+def simple_verdict(a: str, b: str) -> bool | None:
+    """The verdict on two plain numbers or single letters, without any parsing; None for others."""
+    form_a, form_b = SIMPLE.fullmatch(a), SIMPLE.fullmatch(b)
+    if not form_a or not form_b:
+        return None
+    if a == b:
+        return True
+    if a.isalpha() or b.isalpha():
+        return a.upper() == b.upper() and a.upper() in "ABCDEFGHIJ"
+    if form_a[1] or form_b[1]:
+        return Fraction(a) == Fraction(b)
+    return a == b or {a, b} == {"0", "-0"}
 
 
 def answers_equal(a: str, b: str) -> bool:
     """Are two answers equal as mathematics, or failing that as text? Symmetric; empty equals
     nothing; never raises.
     """
+    verdict = simple_verdict(a, b)
+    if verdict is not None:
+        return verdict
     a, b = clean(a), clean(b)
     text_a, text_b = text_form(a), text_form(b)
     if not text_a or not text_b or text_a == text_b:
         return text_a == text_b != ""
-    if (
-        max(len(a), len(b)) > MAX_CHARS
-        or plain_number(a) is not None
-        and plain_number(b) is not None
-    ):
+    if max(len(a), len(b)) > MAX_CHARS:
+        return False
+    if plain_number(a) is not None and plain_number(b) is not None:
         return False
     if (verdict := by_habit(a, b)) is not None:
         return verdict
-    one_is_list = (
-        "," in a and "," in b and (parse(a, False) == parse(a)) != (parse(b, False) == parse(b))
-    )
+    if "in" in a or "in" in b:
+        families = same_families(a, b)
+        if families is None:
+            return False
+        a, b = families
+    return equal_trees(a, b)
+
+
+def equal_trees(a: str, b: str) -> bool:
     budget = Budget(sorted((a, b)))
-    try:  # 100,200 is a list if the other side can be nothing else
-        trees = [
-            (parse(a, thousands), parse(b, thousands))
-            for thousands in (True, False)[: 1 + one_is_list]
-        ]
-        return any(x is not None and y is not None and same(x, y, budget) for x, y in trees)
+    readings = [(parse(a), parse(b))]
+    if "," in a and "," in b and (parse(a, False) == parse(a)) != (parse(b, False) == parse(b)):
+        # 100,200 is a list if the other side can be nothing else
+        readings.append((parse(a, False), parse(b, False)))
+    try:
+        return any(x is not None and y is not None and same(x, y, budget) for x, y in readings)
     except Refuse:
         return False

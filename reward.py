@@ -16,7 +16,7 @@ another project.
 import re
 import time
 
-from math_equal import DEGREE_SIGN, MAX_CHARS, answers_equal
+from math_equal import DEGREE_SIGN, MAX_CHARS, answers_equal, clean
 
 BOX = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[^b]|[{}]")
 SIGNS = re.compile(rf"\\?%|\bper\s?cent\b|{DEGREE_SIGN}")
@@ -73,6 +73,7 @@ def is_right(answer: str, gold: str) -> bool:
         return True
     if max(len(answer), len(gold)) > MAX_CHARS:
         return False
+    answer, gold = clean(answer), clean(gold)
     if not SIGNS.search(answer) and not SIGNS.search(gold):
         return False
     return answers_equal(SIGNS.sub("", answer), SIGNS.sub("", gold))
