@@ -457,7 +457,7 @@ NAMES |= {name: ("op", op) for name, op in (pair.split("→") for pair in OPERAT
 # "5 halves" is not 5 things
 PARTS = re.compile(r"halves|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us)")
 AFTER_UNIT = re.compile(
-    r"[\s~]*(?:$|[\^/*),;.|\]}°~A-Za-z=:]|-[\s~$]*[\d.]|\\(?:times|cdot|cup|sim|to)(?![A-Za-z]))"
+    r"[\s~]*(?:$|[\^/*),;.|\]}°~A-Za-z=:]|-[\s~$]*[\d.]|\\(?:(?:times|cdot|cup|sim|to)(?![A-Za-z])|[}%]))"
 )
 AFTER_BY = re.compile(r"[\s~]*[\d.]+[\s~]*(?:$|[^\sA-Za-z\d.+\-*/]|[xX][\s~]*\d|[A-Za-z]{2})")
 SMALL = (
@@ -507,6 +507,9 @@ def matrix(m: re.Match) -> str:
 
 MATH_RULES = rules(
     ("\\approx", r"^\s*\\approx", ""),
+    ("US", r"\bUS\s*(?=\$)", ""),
+    ("USD", r"\bUSD[\s~]*(?=\d)", "$"),
+    ("Rs", r"\bRs\.?[\s~]*(?=\d)", "₹"),
     ("\\", INTEGRAL, ""),
     ("\\frac", DERIVATIVE, r"d\1d\2'"),
     ("U", r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
@@ -684,7 +687,7 @@ SEPARATORS = ",", ";", "and", "or"
 # currency before it and its scale, percent, unit or letters after it.
 LITERAL = re.compile(
     r"(\()?(?P<before>[-+]?\$?)[-+]?\$?(?:n(?:/n)?|f\{n\}\{n\})\)?"
-    r"(?P<after>s?(?:[%°]|u(?:\^n)?(?:[p/*]?u(?:\^n)?)*|v+)?)\)?"
+    r"(?P<after>s?(?:[%°$]|u(?:\^n)?(?:[p/*]?u(?:\^n)?)*|v+)?)\)?"
 )
 SIGNATURE = {"num": "n", "var": "v"}
 
@@ -703,6 +706,9 @@ def signature(tokens: list) -> str:
         else:
             letters.append("p" if value == "per" else value if len(value) == 1 else "?")
     return "".join(letters)
+
+
+SUFFIXES = {"%": PERCENT, "°": DEGREE} | {name: UNITS[name] for name in CURRENCIES}
 
 
 class Parser:
@@ -862,8 +868,8 @@ class Parser:
             while self.tokens[self.i][0] == "scale":
                 out = times(out, self.tokens[self.i][1])
                 self.i += 1
-            if sign := self.op("%", "°"):
-                out = times(out, PERCENT if sign == "%" else DEGREE)
+            if sign := self.op("%", "°", *CURRENCIES):
+                out = times(out, SUFFIXES[sign])
             if self.op("^"):
                 out = expression("^", out, self.factor())  # 2^3^2 groups to the right
         self.depth -= 1
@@ -1062,10 +1068,10 @@ def is_name(n) -> bool:
     """Can n stand left of '=' as the name of the answer? x, x_1, f(x), AB, (x,y), cos A, a:b."""
     if n[0] == "var" or n in (E, I):
         return True
-    if n[0] in ("*", "seq", "join"):
-        if n[0] == "join" and n[1] != ":":
-            return False
-        return all(x[0] == "var" for x in n[{"*": 1, "seq": 2, "join": 4}[n[0]] :])
+    if n[0] == "join":
+        return n[1] == ":" and all(is_name(x) for x in n[4:])
+    if n[0] in ("*", "seq"):
+        return all(x[0] == "var" for x in n[1 + (n[0] == "seq") :])
     if n[0] in TRIGONOMETRIC:
         # cos 2x = 1 is an equation for x
         unknown = {("var", c) for c in "xyzt"}
@@ -1330,9 +1336,9 @@ def primed(n) -> tuple:
 
 def same_equation(a, b, budget) -> bool:
     """Equal names and values, or one line: the quotient of the differences is a constant."""
-    if a[0] == b[0] == "named" and same(a[1], b[1], budget) and same(a[2], b[2], budget):
-        return True
-    if any(n[0] == "named" and not has_letters(n[2]) for n in (a, b)):
+    if a[0] == b[0] == "named" and same(a[1], b[1], budget):
+        return same(a[2], b[2], budget)
+    if any(n[0] == "named" and (n[2][0] == "join" or not has_letters(n[2])) for n in (a, b)):
         return False  # an unsolved 2x=10 is not x=5
     sides = [n[1] if n[0] == "zero" else expression("+", n[1], minus(n[2])) for n in (a, b)]
     quotient = over(*sides)
@@ -1366,8 +1372,12 @@ def whole_years(parts: tuple) -> tuple:
 
 
 def proportional(xs, ys, budget) -> bool:
-    """2:4:6 and 1:2:3; with a zero or as digits, part by part."""
-    if any(p == ZERO or p[0] in STRUCTURES for p in xs + ys):
+    """2:4:6 and 1:2:3; with a zero, as digits or as times (1:23.45) part by part."""
+    times_of_race = all(
+        len(n) == 2 and n[1][0] == "num" and n[1][1].denominator > 1 and 10 <= n[1][1] < 60
+        for n in (xs, ys)
+    )
+    if times_of_race or any(p == ZERO or p[0] in STRUCTURES for p in xs + ys):
         return ordered(xs, ys, budget)
     return ordered([over(x, xs[-1]) for x in xs], [over(y, ys[-1]) for y in ys], budget)
 
@@ -1467,7 +1477,7 @@ def options(s: str) -> set:
 
 def clock(s: str) -> tuple | None:
     """(hour, minutes and seconds, is the half of the day known) of a clock time."""
-    s = re.sub(r"[\s.~]|^0|o'clock", "", s.lower())
+    s = re.sub(r"[\s.~(){}\[\]\\]|^0", "", s.lower().replace("o'clock", ":00"))
     m = re.fullmatch(r"(1?\d|2[0-4])((?::[0-5]\d){0,2})(?:([ap])m)?", s)
     if not m or not (m[2] or m[3]):
         return None
@@ -1500,7 +1510,7 @@ def words(s: str) -> list:
 
 
 def same_labelled(label: re.Match, other: str) -> bool:
-    return options(other) == {label[1] or label[2]} or answers_equal(label[3], other)
+    return options(other) == {label[1] or label[2]} or cleaned_equal(label[3], other)
 
 
 def by_habit(a: str, b: str) -> bool | None:
@@ -1512,7 +1522,7 @@ def by_habit(a: str, b: str) -> bool | None:
     label_a, label_b = LABEL.fullmatch(a), LABEL.fullmatch(b)
     if label_a and label_b:
         letters = [m[1] or m[2] for m in (label_a, label_b)]
-        return letters[0] == letters[1] and answers_equal(label_a[3], label_b[3])
+        return letters[0] == letters[1] and cleaned_equal(label_a[3], label_b[3])
     if label_a and same_labelled(label_a, b) or label_b and same_labelled(label_b, a):
         return True
     if (clock_a := clock(a)) and (clock_b := clock(b)):
@@ -1563,9 +1573,11 @@ def answers_equal(a: str, b: str) -> bool:
     nothing; never raises.
     """
     verdict = simple_verdict(a, b)
-    if verdict is not None:
-        return verdict
-    a, b = clean(a), clean(b)
+    return cleaned_equal(clean(a), clean(b)) if verdict is None else verdict
+
+
+def cleaned_equal(a: str, b: str) -> bool:
+    """The same of two texts that went through clean."""
     text_a, text_b = text_form(a), text_form(b)
     if not text_a or not text_b or text_a == text_b:
         return text_a == text_b != ""

@@ -16,7 +16,7 @@ another project.
 import re
 import time
 
-from math_equal import DEGREE_SIGN, MAX_CHARS, answers_equal, clean
+from math_equal import DEGREE_SIGN, MAX_CHARS, answers_equal, clean, cleaned_equal
 
 BOX = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[^b]|[{}]")
 SIGNS = re.compile(rf"\\?%|\bper\s?cent\b|{DEGREE_SIGN}")
@@ -71,12 +71,12 @@ def is_right(answer: str, gold: str) -> bool:
     """The paper's two passes: as they are, then without degree and percent signs."""
     if answers_equal(answer, gold):
         return True
+    answer, gold = clean(answer), clean(gold)
     if max(len(answer), len(gold)) > MAX_CHARS:
         return False
-    answer, gold = clean(answer), clean(gold)
     if not SIGNS.search(answer) and not SIGNS.search(gold):
         return False
-    return answers_equal(SIGNS.sub("", answer), SIGNS.sub("", gold))
+    return cleaned_equal(SIGNS.sub("", answer).strip(), SIGNS.sub("", gold).strip())
 
 
 def bench(seconds: float = 3.0):
