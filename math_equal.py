@@ -104,7 +104,7 @@ SIZES = (
     r"|strut|displaylimits)(?![A-Za-z])"
 )
 ONE_CELL = (
-    r"\\begin\s*\{(array|tabular|aligned|align\*?|gathered|split|equation\*?|center)\}"
+    r"\\begin\s*\{(array|tabular|matrix|aligned|align\*?|gathered|split|equation\*?|center)\}"
     r"(?:\[\w\])?(?:\{[^{}]*\})?((?:(?!\\\\|\\begin|[^\\]&).)*?)(?:\\\\)?\s*\\end\s*\{\1\}"
 )
 DEGREE_SIGN = (
@@ -114,7 +114,7 @@ DEGREE_SIGN = (
 )
 PREFIX = (
     r"(?i)^[\s~]*(?:so\s+)?(?:the\s+|my\s+)?(?:final\s+|correct\s+|best\s+)*"
-    r"(?:answer|ans|option|choice)\b(?:\s+is)?[\s~]*[:=]?\s*(?=[^\s:=])"
+    r"(?:answers?|ans|options?|choices?)\b(?:\s+is)?[\s~]*[:=]?\s*(?=[^\s:=])"
 )
 MARKDOWN = r"^([\s~]*)[*`_]{1,3}(?=[^*`_\s])([^*`]*[^*`_\s])[*`_]{1,3}([\s~]*)$"
 BIG_NUMBER = r"^[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?$"
@@ -155,6 +155,8 @@ TEXT_RULES = rules(
     ("\\", r"\\(?:ldots|cdots|dots[a-z]?|hdots)(?![A-Za-z])", r"\\ldots "),
     ("...", r"\.{3,}", r"\\ldots "),
     ("\\ldots", r"(?<![\d.])(\d*\.\d+)\s*\\ldots", unroll),
+    ("\\not", r"\\not\s*=", r"\\ne "),
+    ("\\dot", r"(?<=[\d.])\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),
     ("\\", r"\\(?:right|Right|long|Long|longright|Longright)arrow(?![A-Za-z])", r"\\to "),
     ("", r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", ""),  # 1\,234 and 1{,}234
     ("{,}", r"(?<=\d)\{,\}(?=\d)", "."),  # 3{,}14
@@ -524,12 +526,15 @@ MATH_RULES = rules(
         r"\s*([^{}()|]+)$",
         r"\\setminus \\{\1\\}",
     ),
+    ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*\+\s*\}?", r"(0,\\infty)"),
+    ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*-\s*\}?", r"(-\\infty,0)"),
     ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
     (
         "\\{",
         r"^\\\{\s*([A-Za-z])(?:\s*\\in\s*\(-\\infty,\\infty\))?\s*(?:\||:|\\mid(?![a-z]))(.*)\\\}$",
         r"\2",
     ),  # \{x | x>2\}
+    ("\\", r"\\\||\\[lr]?Vert(?![A-Za-z])", "|"),  # a norm
     ("|", r"\|\s*([A-Z]{2})\s*\|", r"\1"),  # a length
     *(
         (
@@ -1213,8 +1218,9 @@ class Budget:
     asked.
     """
 
-    def __init__(self, seed=""):
+    def __init__(self, seed="", forgive_units=True):
         self.left, self.seed, self.real = BUDGET, ascii(seed), True
+        self.forgive_units = forgive_units
 
     def spend(self, cost):
         self.left -= cost
@@ -1428,7 +1434,7 @@ def same(a, b, budget) -> bool:
     if kinds & STRUCTURES:
         return False
     x, y = without_units(a), without_units(b)
-    if (x == a) != (y == b) and equal_values(x, y, budget):
+    if budget.forgive_units and (x == a) != (y == b) and equal_values(x, y, budget):
         return True
     return equal_values(a, b, budget)
 
@@ -1450,10 +1456,12 @@ DATES = (
     re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"),
 )
 INTEGER_LETTER = re.compile(
-    r"[\s~]*[,;(]?[\s~]*(?:where|for|with)?[\s~]*(?:(?:any|all|every)[\s~]+)?(?:integers?[\s~]+)?"
-    r"([a-z])[\s~]*(?:\\in(?![a-z])[\s~]*(?:\\(?:mathbb|mathbf)\s*\{?\s*(Z|N)\s*\}?|integers?)"
-    r"|(?:is|are)[\s~]+(?:an?[\s~]+|any[\s~]+)?integers?)[\s~)]*$"
+    r"[\s~]*(?:[,;(:|]|\\mid)?[\s~]*(?:where|for|with)?[\s~]*(?:(?:any|all|every)[\s~]+)?"
+    r"(?:integers?[\s~]+)?([a-z])[\s~]*"
+    r"(?:\\in(?![a-z])[\s~]*(?:\\(?:mathbb|mathbf)\s*\{?\s*(Z|N)\s*\}?|integers?)"
+    r"|(?:is|are)[\s~]+(?:an?[\s~]+|any[\s~]+)?integers?)[\s~)]*(\\\}[\s~]*)?$"
 )
+COUNTER = r"(?<![A-Za-z\\])%s(?![A-Za-z])"
 
 
 def options(s: str) -> set:
@@ -1469,6 +1477,8 @@ def options(s: str) -> set:
     s = re.sub(r"^\[(.*)\]$", r"\1", s).strip()
     if len(s) > 1 and re.fullmatch(r"A?B?C?D?E?F?G?H?", s):
         return set(s)
+    if re.fullmatch(r"[A-Z](?: [A-Z])+", s):
+        return set(s) - {" "}
     parts = [p for p in re.split(r"\s*(?:,|;|\\?&|\band\b|\b(or)\b)\s*", s) if p]
     if all(re.fullmatch(f"[A-Z{small}]|or", p) for p in parts):
         return {p.upper() for p in parts}
@@ -1534,19 +1544,33 @@ def by_habit(a: str, b: str) -> bool | None:
     return None
 
 
+def without_range(s: str) -> tuple:
+    r"""\pi/4 + k\pi, k \in \mathbb{Z} without saying where the letter runs, the letter, Z or N."""
+    m = INTEGER_LETTER.search(s)
+    if not m:
+        return s, None, None
+    s = s[: m.start()]
+    return s.removeprefix("\\{") if m[3] else s, m[1], m[2] or "Z"
+
+
 def same_families(a: str, b: str) -> tuple[str, str] | None:
-    r"""\pi/4 + k\pi, k \in \mathbb{Z}: both texts without saying where the letter runs; None if they
-    say different things. The letter of one takes the name it has in the other.
+    """Two families over the integers without their ranges, the letter of b named as in a; None if
+    the ranges differ.
     """
-    found_a, found_b = INTEGER_LETTER.search(a), INTEGER_LETTER.search(b)
-    if found_a and found_b:
-        if (found_a[2] or "Z") != (found_b[2] or "Z"):
-            return None
-        new = found_a[1]
-        if not re.search(rf"(?<![A-Za-z\\]){new}(?![A-Za-z])", b[: found_b.start()]):
-            letter = rf"(?<![A-Za-z\\]){found_b[1]}(?![A-Za-z])"
-            b = re.sub(letter, new, b[: found_b.start()]) + b[found_b.start() :]
-    return tuple(s[: m.start()] if m else s for s, m in ((a, found_a), (b, found_b)))
+    a, letter_a, range_a = without_range(a)
+    b, letter_b, range_b = without_range(b)
+    if range_a and range_b and range_a != range_b:
+        return None
+    if not letter_a and not letter_b:
+        return a, b
+    counters = [{c for c in COUNTERS if re.search(COUNTER % c, s)} for s in (a, b)]
+    if not letter_a and len(counters[0]) == 1:
+        (letter_a,) = counters[0]
+    if not letter_b and len(counters[1]) == 1:
+        (letter_b,) = counters[1]
+    if letter_a and letter_b and not re.search(COUNTER % letter_a, b):
+        b = re.sub(COUNTER % letter_b, letter_a, b)
+    return a, b
 
 
 # ---------------------------------------------------------------- the verdict
@@ -1576,8 +1600,8 @@ def answers_equal(a: str, b: str) -> bool:
     return cleaned_equal(clean(a), clean(b)) if verdict is None else verdict
 
 
-def cleaned_equal(a: str, b: str) -> bool:
-    """The same of two texts that went through clean."""
+def cleaned_equal(a: str, b: str, forgive_units: bool = True) -> bool:
+    """The same of two texts that went through clean. forgive_units: may a unit be on one side only?"""
     text_a, text_b = text_form(a), text_form(b)
     if not text_a or not text_b or text_a == text_b:
         return text_a == text_b != ""
@@ -1592,11 +1616,11 @@ def cleaned_equal(a: str, b: str) -> bool:
         if families is None:
             return False
         a, b = families
-    return equal_trees(a, b)
+    return equal_trees(a, b, forgive_units)
 
 
-def equal_trees(a: str, b: str) -> bool:
-    budget = Budget(sorted((a, b)))
+def equal_trees(a: str, b: str, forgive_units: bool) -> bool:
+    budget = Budget(sorted((a, b)), forgive_units)
     readings = [(parse(a), parse(b))]
     if "," in a and "," in b and (parse(a, False) == parse(a)) != (parse(b, False) == parse(b)):
         # 100,200 is a list if the other side can be nothing else

@@ -76,7 +76,8 @@ def is_right(answer: str, gold: str) -> bool:
         return False
     if not SIGNS.search(answer) and not SIGNS.search(gold):
         return False
-    return cleaned_equal(SIGNS.sub("", answer).strip(), SIGNS.sub("", gold).strip())
+    answer, gold = SIGNS.sub("", answer).strip(), SIGNS.sub("", gold).strip()
+    return cleaned_equal(answer, gold, forgive_units=False)  # 5% is not 5 cm
 
 
 def bench(seconds: float = 3.0):
