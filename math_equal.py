@@ -66,9 +66,9 @@ def rules(*rows) -> list:
     """
     table = []
     for needle, pattern, new in rows:
-        if not callable(new):
+        if isinstance(new, str) and not re.search(r"\\\d", new):
             # a replacement by function is faster than a template where nothing matches
-            new = partial(lambda template, m: m.expand(template), new)
+            new = partial(lambda text, m: text, new.replace("\\\\", "\\"))
         table.append((needle, re.compile(pattern, re.S), new))
     return table
 
@@ -158,9 +158,10 @@ TEXT_RULES = rules(
     ("\\not", r"\\not\s*=", r"\\ne "),
     ("\\dot", r"(?<=[\d.])\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),
     ("\\", r"\\(?:right|Right|long|Long|longright|Longright)arrow(?![A-Za-z])", r"\\to "),
-    ("", r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", ""),  # 1\,234 and 1{,}234
+    *((c, r"(?<=\d)(?:\\[, !:;]|~|\{,\})+(?=\d{3}(?!\d))", "") for c in "\\~{"),  # 1\,234, 1{,}234
     ("{,}", r"(?<=\d)\{,\}(?=\d)", "."),  # 3{,}14
-    ("", r"(?<!\\)\\[,;:! >]|\\q?quad(?![A-Za-z])|~|\\[hv]s(?:pace|kip)\*?\{[^{}]*\}", " "),
+    ("\\", r"(?<!\\)\\[,;:! >]|\\q?quad(?![A-Za-z])|\\[hv]s(?:pace|kip)\*?\{[^{}]*\}", " "),
+    ("~", "~", " "),
     ("\\begin", ONE_CELL, r"\2"),
     ("\\frac", r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     ("\\frac", r"\\frac\s*(\d)\s*(?=[{\\A-Za-z])", r"\\frac{\1}"),
@@ -169,19 +170,19 @@ TEXT_RULES = rules(
     WRAPPER,
     WRAPPER,
     ("\\", STYLE + r"(?=\{)", ""),  # they nest
-    ("", DEGREE_SIGN, "°"),
+    *((c, DEGREE_SIGN, "°") for c in ("circ", "eg", "^")),
     ("°", r"\s*°[\s~]*([CF])(?:elsius|ahrenheit)?\b", r" ~deg\1~"),
     ("*", r"(?<![\w)])\*\*([^\s*][^*]*?)\*\*(?![\w(])", r"\1"),
-    ("", MARKDOWN, r"\1\2\3"),
-    ("", r"\s+", " "),
+    *((c, MARKDOWN, r"\1\2\3") for c in "*_`"),
+    ("  ", r"\s+", " "),
     ("", r"(?:\\\\|[.,;\s])+(~?)$", r"\1"),  # trailing full stop
-    ("", PREFIX, ""),
-    ("", MARKDOWN, r"\1\2\3"),
+    *((c, PREFIX, "") for c in ("ns", "NS", "tion", "hoice")),
+    *((c, MARKDOWN, r"\1\2\3") for c in "*_`"),
     ("", r"^[\s~]*(?:=|\\(?:therefore|implies|Rightarrow|to)(?![A-Za-z]))\s*(?=[^\s=])", ""),
     (" ", BIG_NUMBER, lambda m: m[0].replace(" ", "")),
-    ("", r"^(\d+)\s*\^?\s*\{?[\s~]*(?:st|nd|rd|th)[\s~]*\}?$", r"\1"),
-    ("", NO_SOLUTION, r"\\emptyset"),
-    ("", DNE, "does not exist"),
+    *((c, rf"^(\d+)\s*\^?\s*\{{?[\s~]*{c}[\s~]*\}}?$", r"\1") for c in ("st", "nd", "rd", "th")),
+    ("olution", NO_SOLUTION, r"\\emptyset"),
+    *((c, DNE, "does not exist") for c in ("DNE", "exist")),
 )
 NUMBER = re.compile(
     r"([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?)(?:\s*/\s*([-+]?0*[1-9]\d*))?"
@@ -248,7 +249,11 @@ def plain_number(s: str) -> Fraction | None:
     if s.startswith(("\\frac", "-\\frac", "+\\frac")):
         s = re.sub(r"^([-+]?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", s)
     m = NUMBER.fullmatch(s)
-    return Fraction(m[1].replace(",", "")) / int(m[2] or 1) if m else None
+    if not m:
+        return None
+    digits = m[1].replace(",", "")
+    value = Fraction(digits if "." in digits else int(digits))
+    return value / int(m[2]) if m[2] else value
 
 
 def number_in_words(s: str) -> Fraction | None:
@@ -266,22 +271,37 @@ def number_in_words(s: str) -> Fraction | None:
     return Fraction(numerator, parts) if numerator and parts else None
 
 
+BRACKETED = re.compile(r"[(\[]\s*([A-Za-z])\s*[)\]]")
+QUOTED = re.compile(r"([\"'])(.*)\1")
+SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])\s*_\s*(?=[\w{])")
+BRACED = re.compile(r"(?<!\\)\{\s*(\w+|[^\s\\{}])\s*\}")
+TEXT_TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\S")
+
+
 def text_form(s: str) -> str:
     """A cleaned answer as text: numbers reduced, words without case, one space between tokens, no
     braces around one.
     """
-    if len(s) > MAX_CHARS:
-        return s
-    s = re.sub(r"^[(\[]\s*([A-Za-z])\s*[)\]]$", r"\1", s.replace("~", " ").strip())
+    return s if len(s) > MAX_CHARS else short_text_form(s)
+
+
+@lru_cache(maxsize=2048)
+def short_text_form(s: str) -> str:
+    s = s.replace("~", " ").strip()
+    if m := BRACKETED.fullmatch(s):
+        s = m[1]
     value = plain_number(s)
     if value is None and s.replace("-", "").replace(" ", "").isalpha():
         value = number_in_words(s)
     if value is not None:
         return str(value)
-    s = re.sub(r"^([\"'])(.*)\1$", r"\2", s)
-    s = re.sub(r"(?<=[A-Za-z)])\s*_\s*(?=[\w{])", "", s)  # CO_2 and CO2
-    s = re.sub(r"(?<!\\)\{\s*(\w+|[^\s\\{}])\s*\}", r" \1 ", s)
-    tokens = re.findall(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\S", s.rstrip(". "))
+    if m := QUOTED.fullmatch(s):
+        s = m[2]
+    if "_" in s:
+        s = SUBSCRIPT.sub("", s)  # CO_2 and CO2
+    if "{" in s:
+        s = BRACED.sub(r" \1 ", s)
+    tokens = TEXT_TOKEN.findall(s.rstrip(". "))
     return " ".join(t.lower() if len(t) > 1 and t[0] != "\\" else t for t in tokens)
 
 
@@ -656,7 +676,8 @@ def tokenize(s: str) -> list:
         pos, kind, text = m.end(), m.lastgroup, m[0]
         space = gap.strip("~") != ""
         if kind == "number":
-            out.append(("val", ("num", Fraction(text)), space, text))
+            value = Fraction(text if "." in text else int(text))
+            out.append(("val", ("num", value), space, text))
         elif kind == "name":
             out.append(("val", ("var", re.sub(r"[\s{}~]", "", text)), space, text))
         elif kind == "word":
@@ -687,6 +708,7 @@ INFIX = {o: level for level, ops in enumerate(LEVELS) for o in ops.split()}
 RATIO, SUM, PRODUCT = INFIX[":"], INFIX["+"], INFIX["*"]
 CLOSERS = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",)}
 SEPARATORS = ",", ";", "and", "or"
+ENDS = {*SEPARATORS, ")", "]", "}", "\\}", "end"}
 
 # What stands between joining operators, one letter a token (signature): a plain number with its
 # currency before it and its scale, percent, unit or letters after it.
@@ -733,14 +755,22 @@ class Parser:
 
     def items(self, *closers):
         """Relations up to a closing token, and that token."""
-        out, separators = [self.level(0)], set()
+        out, separators = [self.item()], set()
         while separator := self.op(*SEPARATORS):
             separators.add(separator)
-            out.append(self.level(0))
+            out.append(self.item())
         self.separators = separators
         if closer := self.op(*closers):
             return out, closer
         raise Refuse("syntax")
+
+    def item(self):
+        """A relation; quickly where it is a lone value."""
+        kind, value = self.tokens[self.i][:2]
+        if kind == "val" and self.tokens[self.i + 1][1] in ENDS:
+            self.i += 1
+            return value
+        return self.level(0)
 
     def infix(self, level):
         """The next operator of a level. Two values side by side are a product, but 5 5 is neither
@@ -1441,11 +1471,13 @@ def same(a, b, budget) -> bool:
 
 # ---------------------------------------------------------------- habits of answering
 
+OPTIONS_TEXT = re.compile(r"[A-Za-z\s~()\[\]{}\\,;&'\"`.]{1,80}")
 OPTION = r"\b[A-Z]\s*[.):]|\([A-Z]\)|\b(?:or|not|and)\b|(?:^|[,;/&|])\s*[A-Z]\b"
 # B) 12, (B)12, ~B~. 12
 LABEL = re.compile(
     rf"[\s~]*(?:\(?([A-Z])[\s~]*[.):][\s~]+|\(([A-Z])\)[\s~]*)(?!.*(?:{OPTION}))([^\s,;].*)", re.S
 )
+WORDS_TEXT = re.compile(r"[A-Za-z' .,~(){}-]+")
 # on is not no, but ab is ba
 PRODUCT_WORD = re.compile(r"[abc]+|[xyzt]+|[mnpqk]+|[uvw]+|[rst]+|pi|inf|infinity|[a-z]-[a-z]")
 MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
@@ -1468,7 +1500,7 @@ def options(s: str) -> set:
     """The letters of a multiple choice: B, (B), "A, C", "A and C", AC, ['A', 'C']. "A or C" keeps
     its "or": a hedge is no selection. Only A to J may be written small.
     """
-    if len(s) > 80:
+    if not OPTIONS_TEXT.fullmatch(s):
         return set()
     s = re.sub(r"[\"'`]|\\(?=[{}])", "", s.replace("~", " ")).strip()
     small = "a-j" if "," not in s or s[0] not in "([{" else ""
@@ -1487,6 +1519,8 @@ def options(s: str) -> set:
 
 def clock(s: str) -> tuple | None:
     """(hour, minutes and seconds, is the half of the day known) of a clock time."""
+    if ":" not in s and "m" not in s.lower() and "clock" not in s:
+        return None
     s = re.sub(r"[\s.~(){}\[\]\\]|^0", "", s.lower().replace("o'clock", ":00"))
     m = re.fullmatch(r"(1?\d|2[0-4])((?::[0-5]\d){0,2})(?:([ap])m)?", s)
     if not m or not (m[2] or m[3]):
@@ -1513,6 +1547,8 @@ def date(s: str) -> tuple | None:
 
 def words(s: str) -> list:
     """The words of "red, blue and green", sorted, or the one word; empty if it is something else."""
+    if not WORDS_TEXT.fullmatch(s):
+        return []
     parts = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", s.replace("~", " ").strip("(){} ").lower())
     if any(not re.fullmatch(r"[a-z][a-z' .-]+", w) or PRODUCT_WORD.fullmatch(w) for w in parts):
         return []
@@ -1575,6 +1611,7 @@ def same_families(a: str, b: str) -> tuple[str, str] | None:
 
 # ---------------------------------------------------------------- the verdict
 
+NUMERAL = re.compile(r"-?\d+(?:/\d+)?")  # the text form of a plain number
 SIMPLE = re.compile(r"-?(?:0|[1-9]\d{0,15})(\.\d{1,15})?|[A-Za-z]")
 
 
@@ -1607,7 +1644,7 @@ def cleaned_equal(a: str, b: str, forgive_units: bool = True) -> bool:
         return text_a == text_b != ""
     if max(len(a), len(b)) > MAX_CHARS:
         return False
-    if plain_number(a) is not None and plain_number(b) is not None:
+    if NUMERAL.fullmatch(text_a) and NUMERAL.fullmatch(text_b):
         return False
     if (verdict := by_habit(a, b)) is not None:
         return verdict
