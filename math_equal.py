@@ -1,4 +1,4 @@
-r"""Are two LaTeX answers equal? Imports nothing of this project, only mpmath: copy the file and use it.
+r"""Are two LaTeX answers equal? Imports nothing of this project, only mpmath: copy it and use it.
 
     from math_equal import answers_equal
     answers_equal(r"\frac12", "0.5")       # True
@@ -43,6 +43,7 @@ import threading
 import unicodedata
 from fractions import Fraction
 from functools import lru_cache, partial
+from operator import eq
 
 import mpmath
 
@@ -92,8 +93,8 @@ CHARS = {
 # x² and x₂, but not a lone ²
 RAISED = re.compile("(?<=[\\wͰ-Ͽ)}\\]'|])(?<![⁰-⁹⁺⁻ⁿ¹²³₀-₉])(?:([⁰-⁹⁺⁻ⁿ¹²³]+)|[₀-₉]+)")
 STYLE = (
-    r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|emph|math(?:rm|bf|it|sf|tt|cal|scr|frak|normal)"
-    r"|operatorname\*?|[mhf]box|boldsymbol|bm|pmb|boxed|underline|ensuremath|mathop|mathord|ce|num"
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|emph"
+    r"|math(?:rm|bf|it|sf|tt|cal|scr|frak|normal|op|ord)|operatorname\*?|[mhf]box|boldsymbol|bm|pmb|boxed|underline|ensuremath|ce|num"
     r"|unit|si)\s*"
 )
 # ~ stays where text begins and ends: a letter alone there may be a unit
@@ -143,11 +144,7 @@ TEXT_RULES = rules(
     ("\\", SIZES, ""),
     ("\\", r"\\(?:color|phantom|label|tag\*?|textcolor)\s*\{[^{}]*\}", ""),
     ("\\", r"\\text(?:en|em)dash(?:\{\}|(?![A-Za-z]))", "-"),
-    (
-        "\\",
-        r"\\[dtcs](frac|binom)(?![A-Za-z])|\\nice(frac)(?![A-Za-z])",
-        lambda m: "\\" + (m[1] or m[2]),
-    ),
+    ("\\", r"\\(?:[dtcs]|nice)(frac|binom)(?![A-Za-z])", r"\\\1"),
     ("\\over", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     ("\\choose", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     ("\\", r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1 ~\2~"),
@@ -192,10 +189,10 @@ NUMBER_WORDS = (
     " sixteen seventeen eighteen nineteen twenty"
 ).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-DENOMINATORS = {"half": 2, "halve": 2, "quarter": 4} | {
-    name: n
-    for n, name in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
-}
+DENOMINATORS = dict(
+    zip("third fourth fifth sixth seventh eighth ninth tenth".split(), range(3, 11))
+)
+DENOMINATORS |= {"half": 2, "halve": 2, "quarter": 4}
 
 
 def ascii_char(c: str) -> str:
@@ -315,7 +312,7 @@ def short_text_form(s: str) -> str:
 STRUCTURES = {"list", "set", "seq", "named", "zero", "except", "inf", "id"}
 ZERO, ONE, MINUS = ("num", Fraction(0)), ("num", Fraction(1)), ("num", Fraction(-1))
 TWO, TEN, PERCENT = ("num", Fraction(2)), ("num", Fraction(10)), ("num", Fraction(1, 100))
-PI, E, I, DEGREE = (("const", name) for name in ("pi", "e", "i", "deg"))
+PI, E, IMAGINARY, DEGREE = (("const", name) for name in ("pi", "e", "i", "deg"))
 INF, MINUS_INF = ("inf", 1), ("inf", -1)
 REALS = ("seq", "()", MINUS_INF, INF)
 
@@ -424,26 +421,23 @@ UNIT_TABLE = """m 1 m meter; m 1/100 cm centimeter; m 1/1000 mm millimeter; m 10
  g 45359237/100000 lb lbs pound; g 45359237/1600000 oz ounce; s 1 s sec second; s 1/1000 ms;
  s 60 min minute; s 3600 h hr hour; s 86400 day; s 604800 week; month 1 month; month 12 year yr;
  month 120 decade; month 1200 century; L 1 L l liter; L 1/1000 mL ml milliliter; L 1/100 cL cl;
- mph 1 mph; kmh 1 kmh kmph kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €;
+ mph 1 mph; bit 1 bit; kmh 1 kmh kmph kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €;
  GBP 1 GBP £; RMB 1 yuan RMB CNY ¥; INR 1 rupee INR Rs ₹; N 1 N newton; N 1000 kN; J 1 J joule;
  J 1000 kJ; J 1000000 MJ; W 1 W watt; W 1000 kW; W 1000000 MW; V 1 V volt; V 1000 kV; V 1/1000 mV;
- A 1 A amp ampere; A 1/1000 mA; C 1 C coulomb; K 1 K kelvin; ohm 1 ohm; ohm 1000 kohm; Pa 1 Pa pascal;
- Pa 1000 kPa; Pa 1000000 MPa; Hz 1 Hz hertz; Hz 1000 kHz; Hz 1000000 MHz; Hz 1000000000 GHz;
+ A 1 A amp ampere; A 1/1000 mA; C 1 C coulomb; K 1 K kelvin; ohm 1 ohm; Pa 1 Pa pascal; Pa 1000 kPa; Pa 1000000 MPa; Hz 1 Hz hertz; Hz 1000 kHz; Hz 1000000 MHz; Hz 1000000000 GHz;
  mol 1 mol mole; mol 1/1000 mmol; T 1 T tesla; degC 1 degC; degF 1 degF; rad 1 rad radian; rpm 1 rpm;
  unit 1 unit; atm 1 atm; bar 1 bar; eV 1 eV; eV 1000 keV; eV 1000000 MeV; kWh 1 kWh; cal 1 cal;
- cal 1000 kcal; dB 1 dB decibel; bit 1 bit bits; byte 1 byte bytes; byte 1000 KB; byte 1000000 MB;
+ cal 1000 kcal; dB 1 dB decibel; byte 1 byte bytes; byte 1000 KB; byte 1000000 MB;
  byte 1000000000 GB; ha 1 ha hectare; acre 1 acre; gallon 1 gal gallon; quart 1 qt quart;
  pint 1 pt pint; people 1 people person; child 1 children child; men 1 men; fish 1 fish"""
 UNITS = {}
 for line in UNIT_TABLE.split(";"):
     base, factor, *spellings = line.split()
     UNITS |= dict.fromkeys(spellings, ("unit", base, Fraction(factor)))
-CURRENCIES = {name for name in "$ € £ ¥ ₹ ¢".split()}
-SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-SCALES = {name: ("num", Fraction(10**n)) for name, n in SCALES.items()} | {
-    "dozen": ("num", Fraction(12))
-}
-SCALES |= {name + "s": value for name, value in SCALES.items()}
+CURRENCIES = set("$€£¥₹¢")
+SCALES = {"dozen": ("num", Fraction(12))}
+for name, zeros in zip("hundred thousand million billion trillion".split(), (2, 3, 6, 9, 12)):
+    SCALES |= dict.fromkeys((name, name + "s"), ("num", Fraction(10**zeros)))
 
 MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec"}
 MPMATH |= {"arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"}
@@ -463,15 +457,15 @@ CALLS |= {
     "gcd": partial(integers, math.gcd),
     "lcm": partial(integers, math.lcm),
 }
-GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi
- psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar varphi varepsilon vartheta""".split()
-OPERATORS = r"""cdot→* times→× ast→* div→/ le→<= leq→<= leqslant→<= ge→>= geq→>= geqslant→>= lt→< gt→>
- ne→!= neq→!= approx→~ simeq→~ in→in cup→cup cap→cap setminus→setminus backslash→setminus land→and
- lor→or vee→or wedge→and and→and or→or per→per bmod→mod mod→mod colon→: lbrace→\{ rbrace→\} langle→(
- rangle→) lbrack→[ rbrack→] **→^ ==→= \%→% sim→to to→to""".split()
+GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi
+ chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar varphi varepsilon vartheta""".split()
+OPERATORS = r"""cdot→* times→× ast→* div→/ le→<= leq→<= leqslant→<= ge→>= geq→>= geqslant→>= lt→<
+ gt→> ne→!= neq→!= approx→~ simeq→~ in→in cup→cup cap→cap setminus→setminus backslash→setminus
+ land→and lor→or vee→or wedge→and and→and or→or per→per bmod→mod mod→mod colon→: lbrace→\{ rbrace→\}
+ langle→( rangle→) lbrack→[ rbrack→] **→^ ==→= \%→% sim→to to→to""".split()
 NAMES = {name: ("fn", name) for name in CALLS}
 NAMES |= {name: ("val", ("var", name.removeprefix("var"))) for name in GREEK}
-NAMES |= {"pi": ("val", PI), "e": ("val", E), "i": ("val", I)}
+NAMES |= {"pi": ("val", PI), "e": ("val", E), "i": ("val", IMAGINARY)}
 NAMES |= dict.fromkeys(("infty", "infinity", "inf"), ("val", INF))
 NAMES |= dict.fromkeys(("emptyset", "varnothing"), ("val", ("set",)))
 NAMES |= {name: ("op", op) for name, op in (pair.split("→") for pair in OPERATORS)}
@@ -479,14 +473,31 @@ NAMES |= {name: ("op", op) for name, op in (pair.split("→") for pair in OPERAT
 # "5 halves" is not 5 things
 PARTS = re.compile(r"halves|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us)")
 AFTER_UNIT = re.compile(
-    r"[\s~]*(?:$|[\^/*),;.|\]}°~A-Za-z=:]|-[\s~$]*[\d.]|\\(?:(?:times|cdot|cup|sim|to)(?![A-Za-z])|[}%]))"
+    r"[\s~]*(?:$|[\^/*),;.|\]}°~A-Za-z=:]|-[\s~$]*[\d.]|\\[}%]"
+    r"|\\(?:times|cdot|cup|sim|to)(?![A-Za-z]))"
 )
 AFTER_BY = re.compile(r"[\s~]*[\d.]+[\s~]*(?:$|[^\sA-Za-z\d.+\-*/]|[xX][\s~]*\d|[A-Za-z]{2})")
 SMALL = (
     r"(min(?:ute)?s?|in(?:ch(?:es)?)?|ounces?|oz|s|secs?|seconds?|cm|centimet(?:er|re)s?|months?)"
 )
 LARGE = r"(h|hrs?|hours?|min(?:ute)?s?|ft|foot|feet|lbs?|pounds?|m|met(?:er|re)s?|years?|yrs?)"
-INTEGERS = r"(?:\\mathbb\s*\{?\s*Z\s*\}?|\\Z(?![A-Za-z])|\\mathbf\s*\{?\s*Z\s*\}?)"
+COMPOUND = rf"(\d)[\s~]*{LARGE}[\s~]*,?[\s~]*(?:and[\s~]*)?(\d+(?:\.\d+)?)[\s~]*{SMALL}(?=[\s~]*$)"
+ALL_REALS = r"(?i)^[\s~]*(?:x\s*(?:\\in|is|can be)\s*)?all reals?(?: numbers?)?(?: x)?\b"
+EXCEPT = (
+    r"(?<=mathbb\{R\})[\s~,]*(?:except|but|other than|excluding)(?: for)?(?:[\s~]*x\s*=)?"
+    r"\s*([^{}()|]+)$"
+)
+REAL_SET = r"\\mathbb\s*\{?\s*R\s*\}?"
+SIGNED = r"\s*[\^_]\s*\{?\s*%s\s*\}?"
+SET_BUILDER = (
+    r"^\\\{\s*([A-Za-z])(?:\s*\\in\s*\(-\\infty,\\infty\))?\s*(?:\||:|\\mid(?![a-z]))(.*)\\\}$"
+)
+BARS = r"(?:\||\\[lr]?vert(?![A-Za-z]))([^|]*?)(?:\||\\[lr]?vert(?![A-Za-z]))"
+ENVIRONMENT = (
+    r"\\begin\s*\{(\w*matrix|array|cases|aligned|align|gathered|split)\*?\}"
+    r"(?:\{[clr| ]*\})?(.*?)\\end\s*\{\1\*?\}"
+)
+MODULUS = r"\\pmod\s*(?:\{([^{}]*)\}|(\d))|\(\s*\\?mod\b[\s~]*([\w~ ]+)\)"
 INTEGRAL = r"^\s*\\(?:lim|int|sum|prod|iint|oint)(?![A-Za-z])(?:[^={}]|\{[^{}]*\})*=(?=[^=]+$)"
 DERIVATIVE = r"\\frac\s*\{\s*d\s*([a-z])\s*\}\s*\{\s*d([a-z])\s*\}(?=\s*=)"
 
@@ -535,47 +546,18 @@ MATH_RULES = rules(
     ("\\", INTEGRAL, ""),
     ("\\frac", DERIVATIVE, r"d\1d\2'"),
     ("U", r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
-    (
-        "eal",
-        r"(?i)^[\s~]*(?:x\s*(?:\\in|is|can be)\s*)?all reals?(?: numbers?)?(?: x)?\b",
-        r"\\mathbb{R}",
-    ),
-    (
-        "mathbb{R}",
-        r"(?<=mathbb\{R\})[\s~,]*(?:except|but|other than|excluding)(?: for)?(?:[\s~]*x\s*=)?"
-        r"\s*([^{}()|]+)$",
-        r"\\setminus \\{\1\\}",
-    ),
-    ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*\+\s*\}?", r"(0,\\infty)"),
-    ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?\s*[\^_]\s*\{?\s*-\s*\}?", r"(-\\infty,0)"),
-    ("\\mathbb", r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
-    (
-        "\\{",
-        r"^\\\{\s*([A-Za-z])(?:\s*\\in\s*\(-\\infty,\\infty\))?\s*(?:\||:|\\mid(?![a-z]))(.*)\\\}$",
-        r"\2",
-    ),  # \{x | x>2\}
+    ("eal", ALL_REALS, r"\\mathbb{R}"),
+    ("mathbb{R}", EXCEPT, r"\\setminus \\{\1\\}"),
+    ("\\mathbb", REAL_SET + SIGNED % r"\+", r"(0,\\infty)"),
+    ("\\mathbb", REAL_SET + SIGNED % "-", r"(-\\infty,0)"),
+    ("\\mathbb", REAL_SET, r"(-\\infty,\\infty)"),
+    ("\\{", SET_BUILDER, r"\2"),  # \{x | x>2\}
     ("\\", r"\\\||\\[lr]?Vert(?![A-Za-z])", "|"),  # a norm
     ("|", r"\|\s*([A-Z]{2})\s*\|", r"\1"),  # a length
-    *(
-        (
-            needle,
-            r"(?:\||\\[lr]?vert(?![A-Za-z]))([^|]*?)(?:\||\\[lr]?vert(?![A-Za-z]))",
-            r"abs(\1)",
-        )
-        for needle in ("|", "vert")
-    ),
+    *((needle, BARS, r"abs(\1)") for needle in ("|", "vert")),
     ("\\l", r"\\l(floor|ceil)(?![A-Za-z])(.*?)\\r\1(?![A-Za-z])", r"\1(\2)"),
-    (
-        "\\begin",
-        r"\\begin\s*\{(\w*matrix|array|cases|aligned|align|gathered|split)\*?\}"
-        r"(?:\{[clr| ]*\})?(.*?)\\end\s*\{\1\*?\}",
-        matrix,
-    ),
-    (
-        "mod",
-        r"\\pmod\s*(?:\{([^{}]*)\}|(\d))|\(\s*\\?mod\b[\s~]*([\w~ ]+)\)",
-        lambda m: rf" \bmod {m[1] or m[2] or m[3]}",
-    ),
+    ("\\begin", ENVIRONMENT, matrix),
+    ("mod", MODULUS, lambda m: rf" \bmod {m[1] or m[2] or m[3]}"),
     ("\\equiv", r"\\equiv(?![A-Za-z])", "="),
     (",", r",[\s~]*(and|or)\b", r" \1 "),
     ("sq", r"\b(?:sq(?:uare|\.)?)[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+squared\b", r"\1\2^2"),
@@ -591,20 +573,16 @@ MATH_RULES = rules(
     ("/", r"(?<![\w.^_}/])(\d+)[\s~]+(\d+)/(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
     ("\\frac", r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}", mixed),
     ("--", r"(?<![-\d.])(\d+(?:\.\d+)?[\s~]*%?)[\s~]*-{2,3}[\s~]*(?=[\d$])", r"\1-"),
-    (
-        "",
-        rf"(\d)[\s~]*{LARGE}[\s~]*,?[\s~]*(?:and[\s~]*)?(\d+(?:\.\d+)?)[\s~]*{SMALL}(?=[\s~]*$)",
-        r"\1~\2~+\3~\4",
-    ),  # 5 ft 3 in
+    ("", COMPOUND, r"\1~\2~+\3~\4"),  # 5 ft 3 in
 )
 TOKEN = re.compile(
     r"""(?P<gap>[\s~]+)|(?P<number>\d+\.?\d*|\.\d+)
- |(?P<name>\\(?:overline|bar|hat|vec|tilde|widehat|overrightarrow)\s*\{?\s*[A-Za-z]{1,2}\s*\}? # \vec{v}
-   |(?!\\(?:log|sum|prod|int|lim))(?:\\[A-Za-z]+|[A-Za-z])_\s*(?:\{[^{}]*\}|\w)'*   # x_1, \alpha_{max}
-   |[A-Za-z]'+                                                                      # y'
-   |d[a-z]d[a-z]'(?=\s*=)|P\s*\((?=[^()]*[A-Z=<>~])[^()]{1,40}\)(?=\s*=)               # P(X=2) =
+ |(?P<name>\\(?:overline|bar|hat|vec|tilde|widehat|overrightarrow)\s*\{?\s*[A-Za-z]{1,2}\s*\}?
+   |(?!\\(?:log|sum|prod|int|lim))(?:\\[A-Za-z]+|[A-Za-z])_\s*(?:\{[^{}]*\}|\w)'* # x_1
+   |[A-Za-z]'+ # y'
+   |d[a-z]d[a-z]'(?=\s*=)|P\s*\((?=[^()]*[A-Z=<>~])[^()]{1,40}\)(?=\s*=) # P(X=2)
    |(?:m\s*)?\\angle[^=<>,]{1,20}(?==)|\\triangle\s*[A-Z]{3}
-   |(?!(?:and|or|a?sin|a?cos|a?tan|log|mod)\b)[A-Za-z]{3,}(?:[A-Za-z ~]|\\triangle)*(?==))  # Area =
+   |(?!(?:and|or|a?sin|a?cos|a?tan|log|mod)\b)[A-Za-z]{3,}(?:[A-Za-z ~]|\\triangle)*(?==)) # Area
  |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+(?![A-Za-z_']))
  |(?P<symbol>(?<=\s)!=|<=|>=|==|\*\*|\\[{}%]|[-+*/^_(){}\[\],;:!=<>%°$€£¥₹¢])""",
     re.X,
@@ -635,31 +613,43 @@ def is_unit(gap: str, run: str, out: list) -> bool:
     return kinds & {"num", "var"} == {"num"}
 
 
-def word(run: str, gap: str, out: list, after: str) -> list:
-    """The tokens of a run of letters: a unit after a value, a known name, or a product of letters."""
-    if run in ("x", "X") and out and out[-1][1][0] == "num" and AFTER_BY.match(after):
-        return [("op", "by")]  # 3x4
-    follows = after_value(out)
-    if follows and run.lower() in SCALES:
-        return [("scale", SCALES[run.lower()])]
+def unit_of(run: str) -> tuple | None:
+    """The unit that a run of letters names: cm, metres, Hours."""
+    if run in UNITS or len(run) < 3:
+        return UNITS.get(run)
     long = run.lower().replace("metre", "meter").replace("litre", "liter")
-    unit = UNITS.get(run)
-    if not unit and len(run) > 2:
-        unit = UNITS.get(long) or UNITS.get(long.removesuffix("s"))
-    if unit and follows and AFTER_UNIT.match(after) and is_unit(gap, run, out):
-        return [("unit", unit)]
+    return UNITS.get(long) or UNITS.get(long.removesuffix("s"))
+
+
+def dressing_word(run: str, gap: str, out: list, after: str) -> tuple | None:
+    """The token of a word that belongs to the number before it: a unit, a scale, by."""
+    if not after_value(out):
+        return None
+    if run.lower() in SCALES:
+        return ("scale", SCALES[run.lower()])
+    if run == "by" or run in ("x", "X") and out[-1][1][0] == "num" and AFTER_BY.match(after):
+        return ("op", "by")  # 3x4
+    unit = unit_of(run)
+    if unit and AFTER_UNIT.match(after) and is_unit(gap, run, out):
+        return ("unit", unit)
+    known = run in NAMES or run.lower() in NAMES
+    if len(run) > 3 and not known and gap and run.endswith("s") and not PARTS.fullmatch(run):
+        return ("unit", ("unit", run.lower(), Fraction(1)))  # "5 apples": a count noun
+    return None
+
+
+def word(run: str, gap: str, out: list, after: str) -> list:
+    """The tokens of a run of letters: a unit or the like, a known name, or a product of letters."""
+    if dressing := dressing_word(run, gap, out, after):
+        return [dressing]
     known = NAMES.get(run) or NAMES.get(run.lower())
     if known and (len(run) > 2 or run in ("pi", "ln", "lg", "tg", "or", "to")):
         return [known]  # lt and mu are letters unless they are commands
-    if run == "by" and follows:
-        return [("op", "by")]
     if m := re.fullmatch(r"(sin|cos|tan|ln|log)([a-z])", run):
         return [NAMES[m[1]], ("val", ("var", m[2]))]
     if len(run) == 3 and run.isupper():
         return [("val", ("var", run))]  # an angle, an order: BAC is not ABC
     if len(run) > 3:
-        if follows and gap and run.endswith("s") and not PARTS.fullmatch(run):
-            return [("unit", ("unit", run.lower(), Fraction(1)))]  # "5 apples": a count noun
         raise Refuse("a word")
     return [NAMES[c] if c in "ei" else ("val", ("var", c)) for c in run]
 
@@ -829,16 +819,12 @@ class Parser:
         found = self.literals(starts)
         if "to" in ops and (not found or len(ops) > 1):
             raise Refuse("to")
-        dressings = [self.dressing(m, s) for m, s in zip(found, starts)] if found else []
+        dressings = [self.dressing(m, s) for m, s in zip(found or [], starts)]
         letters = {tuple(t[3] for t in after if t[1][0] == "var") for _, after in dressings}
         if len(letters) != 1:
             return arithmetic(parts, ops)
         value = None if "to" in ops else arithmetic(parts, ops)
-        dressed = [dressing for dressing in dressings if any(dressing)]
-        shared = len(dressed) == 1 and (any(dressings[0]) or any(dressings[-1]))
-        if shared:  # 10-20 cm, $10-20
-            factor = self.dress(*dressed[0])
-            parts = [p if any(d) else times(p, factor) for p, d in zip(parts, dressings)]
+        parts, shared = self.share(parts, dressings)
         parts = [self.digits(p, s) for p, s in zip(parts, starts)]
         if "+" in ops:
             signed = [minus(p) if o == "-" else p for o, p in zip(["+", *ops], parts)]
@@ -846,6 +832,14 @@ class Parser:
         marked = letters != {()} or any("(" in m[0] or "f" in m[0] for m in found)
         arithmetical = ops[0] == "-" and not shared and (marked or self.spaced(starts))
         return ("join", ops[0], value, arithmetical, *parts)
+
+    def share(self, parts, dressings):
+        """10-20 cm is 10 cm to 20 cm; also $10-20. The parts, and whether it was so."""
+        dressed = [dressing for dressing in dressings if any(dressing)]
+        if len(dressed) != 1 or not any(dressings[0]) and not any(dressings[-1]):
+            return parts, False
+        factor = self.dress(*dressed[0])
+        return [p if any(d) else times(p, factor) for p, d in zip(parts, dressings)], True
 
     def dress(self, before, after):
         """What a currency, a scale, a percent sign or a unit multiplies a number with."""
@@ -1024,38 +1018,41 @@ def pieces(n: tuple) -> list | None:
     return [(plain(n[2]), n[1][0] == "[", plain(n[3]), n[1][1] == "]")]
 
 
-def combine(a: list, b: list, keep) -> tuple:
-    """The reals x with keep(x in a, x in b), as a tree of disjoint intervals and points in order.
-
-    The ends cut the line into cells: 0 is all below the first end, 1 the first end itself, 2 what
-    lies between the first and the second, and so on.
-    """
-    ends = []
-    for low, _, high, _ in a + b:
-        ends += [(place(n), n) for n in (low, high) if n[0] != "inf"]
+def cut_line(ends: list) -> list:
+    """The finite ends as (value, tree), in order, each once."""
     if len(ends) > MAX_ENDS:
         raise Refuse("too many ends")
-    ends.sort(key=lambda end: end[0])
     points = []
-    for value, n in ends:
+    for value, n in sorted(((place(n), n) for n in ends if n[0] != "inf"), key=lambda end: end[0]):
         if not points or abs(value - points[-1][0]) > TINY:
             points.append((value, n))
+    return points
 
-    def cells(low, low_in, high, high_in):
-        first, last = 0, 2 * len(points)
-        low, high = place(low), place(high)
-        for k, (value, _) in enumerate(points):
-            if abs(low - value) <= TINY:
-                first = 2 * k + (1 if low_in else 2)
-            if abs(high - value) <= TINY:
-                last = 2 * k + (1 if high_in else 0)
-        return range(first, last + 1)
 
-    in_a = {c for piece in a for c in cells(*piece)}
-    in_b = {c for piece in b for c in cells(*piece)}
-    kept = [c for c in range(2 * len(points) + 1) if keep(c in in_a, c in in_b)]
+def cells(piece: tuple, points: list) -> range:
+    """The cells of a piece: 0 is all below the first point, 1 the first point itself, 2 what lies
+    between the first and the second, and so on.
+    """
+    low, low_in, high, high_in = piece
+    low, high = place(low), place(high)
+    first, last = 0, 2 * len(points)
+    for k, (value, _) in enumerate(points):
+        if abs(low - value) <= TINY:
+            first = 2 * k + (1 if low_in else 2)
+        if abs(high - value) <= TINY:
+            last = 2 * k + (1 if high_in else 0)
+    return range(first, last + 1)
+
+
+def combine(a: list, b: list, keep) -> tuple:
+    """The reals x with keep(x in a, x in b), as a tree of disjoint intervals and points in order."""
+    points = cut_line([n for low, _, high, _ in a + b for n in (low, high)])
+    in_a = {c for piece in a for c in cells(piece, points)}
+    in_b = {c for piece in b for c in cells(piece, points)}
     runs = []
-    for c in kept:
+    for c in range(2 * len(points) + 1):
+        if not keep(c in in_a, c in in_b):
+            continue
         if runs and runs[-1][1] == c - 1:
             runs[-1][1] = c
         else:
@@ -1101,7 +1098,7 @@ def union(parts, ops, tokens=()):
 
 def is_name(n) -> bool:
     """Can n stand left of '=' as the name of the answer? x, x_1, f(x), AB, (x,y), cos A, a:b."""
-    if n[0] == "var" or n in (E, I):
+    if n[0] == "var" or n in (E, IMAGINARY):
         return True
     if n[0] == "join":
         return n[1] == ":" and all(is_name(x) for x in n[4:])
@@ -1191,16 +1188,15 @@ def conditions(items: list, separators: set) -> list:
         return items
 
 
+GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")  # 1,234,567
 SIGNS = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 
 
 @lru_cache(maxsize=1024)
 def parse(s: str, thousands: bool = True) -> tuple | None:
-    """Tree of a cleaned answer; None if it is not in the grammar and can only be compared as text."""
+    """Tree of a cleaned answer; None if it is not in the grammar: only its text can be compared."""
     if thousands and "," in s and not re.search(r"[(\[]|\\\{", s):  # (1,234) is a pair
-        s = re.sub(
-            r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)", lambda m: m[0].replace(",", ""), s
-        )
+        s = GROUPED.sub(lambda m: m[0].replace(",", ""), s)
     try:
         s = rewrite(s, MATH_RULES)
         items, separators = [], set()
@@ -1329,7 +1325,7 @@ def agree_at(a, b, k, budget) -> bool | None:
             close = abs(x - y) <= MP.mpf(10) ** -150 * max(abs(x), abs(y)) and MP.isfinite(x)
     except UNDEFINED:
         return None
-    if budget.real or not has_letters(a, b) or I in leaves(a) | leaves(b):
+    if budget.real or not has_letters(a, b) or IMAGINARY in leaves(a) | leaves(b):
         return bool(close)
     return None
 
@@ -1439,6 +1435,22 @@ def same_join(a, b, budget) -> bool:
     return False
 
 
+def same_set(xs, ys, budget) -> bool:
+    """Is each in the other? Duplicates do not count."""
+    for some, others in ((xs, ys), (ys, xs)):
+        if not all(any(same(x, y, budget) for y in others) for x in some):
+            return False
+    return True
+
+
+def same_expression(a, b, budget) -> bool:
+    """Equal values; a unit on one side only is forgiven."""
+    x, y = without_units(a), without_units(b)
+    if budget.forgive_units and (x == a) != (y == b) and equal_values(x, y, budget):
+        return True
+    return equal_values(a, b, budget)
+
+
 def same(a, b, budget) -> bool:
     """Are two parsed answers equal? Symmetric."""
     budget.spend(1)
@@ -1448,10 +1460,7 @@ def same(a, b, budget) -> bool:
     if "named" in kinds:
         return same(*(n[2] if n[0] == "named" else n for n in (a, b)), budget)
     if "set" in kinds:
-        xs, ys = (n[1:] if n[0] in ("set", "list") else (n,) for n in (a, b))
-        if not all(any(same(x, y, budget) for y in ys) for x in xs):
-            return False
-        return all(any(same(x, y, budget) for x in xs) for y in ys)
+        return same_set(*(n[1:] if n[0] in ("set", "list") else (n,) for n in (a, b)), budget)
     if kinds == {"list"}:
         return unordered(a[1:], b[1:], budget)
     if kinds <= {"list", "seq"}:
@@ -1461,12 +1470,7 @@ def same(a, b, budget) -> bool:
         return same_join(a, b, budget)
     if kinds == {"except"}:
         return same(a[1], b[1], budget)
-    if kinds & STRUCTURES:
-        return False
-    x, y = without_units(a), without_units(b)
-    if budget.forgive_units and (x == a) != (y == b) and equal_values(x, y, budget):
-        return True
-    return equal_values(a, b, budget)
+    return not kinds & STRUCTURES and same_expression(a, b, budget)
 
 
 # ---------------------------------------------------------------- habits of answering
@@ -1546,7 +1550,7 @@ def date(s: str) -> tuple | None:
 
 
 def words(s: str) -> list:
-    """The words of "red, blue and green", sorted, or the one word; empty if it is something else."""
+    """The words of "red, blue and green", sorted, or the one word; else none."""
     if not WORDS_TEXT.fullmatch(s):
         return []
     parts = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", s.replace("~", " ").strip("(){} ").lower())
@@ -1559,24 +1563,28 @@ def same_labelled(label: re.Match, other: str) -> bool:
     return options(other) == {label[1] or label[2]} or cleaned_equal(label[3], other)
 
 
-def by_habit(a: str, b: str) -> bool | None:
-    """True or False where a habit decides, else None."""
-    options_a, options_b = options(a), options(b)
-    in_order = a[:1] == b[:1] == "(" and len(options_a) > 1
-    if options_a and options_b and not in_order or "OR" in options_a | options_b:
-        return options_a == options_b
+def same_labels(a: str, b: str) -> bool | None:
+    """B) 12 and B, B) 12 and 12, but not B) 12 and C) 12; None if neither says more than a label."""
     label_a, label_b = LABEL.fullmatch(a), LABEL.fullmatch(b)
     if label_a and label_b:
         letters = [m[1] or m[2] for m in (label_a, label_b)]
         return letters[0] == letters[1] and cleaned_equal(label_a[3], label_b[3])
     if label_a and same_labelled(label_a, b) or label_b and same_labelled(label_b, a):
         return True
-    if (clock_a := clock(a)) and (clock_b := clock(b)):
-        return same_clock(clock_a, clock_b)
-    if (date_a := date(a)) and (date_b := date(b)):
-        return date_a == date_b
-    if (words_a := words(a)) and (words_b := words(b)):
-        return words_a == words_b
+    return None
+
+
+def by_habit(a: str, b: str) -> bool | None:
+    """True or False where a habit decides, else None."""
+    options_a, options_b = options(a), options(b)
+    in_order = a[:1] == b[:1] == "(" and len(options_a) > 1
+    if options_a and options_b and not in_order or "OR" in options_a | options_b:
+        return options_a == options_b
+    if (verdict := same_labels(a, b)) is not None:
+        return verdict
+    for reading, equal in ((clock, same_clock), (date, eq), (words, eq)):
+        if (x := reading(a)) and (y := reading(b)):
+            return equal(x, y)
     return None
 
 
@@ -1638,7 +1646,7 @@ def answers_equal(a: str, b: str) -> bool:
 
 
 def cleaned_equal(a: str, b: str, forgive_units: bool = True) -> bool:
-    """The same of two texts that went through clean. forgive_units: may a unit be on one side only?"""
+    """The same of texts that went through clean. forgive_units: may a unit be on one side only?"""
     text_a, text_b = text_form(a), text_form(b)
     if not text_a or not text_b or text_a == text_b:
         return text_a == text_b != ""
