@@ -84,10 +84,10 @@ def rewrite(s: str, table: list) -> str:
 # one character, then how LaTeX or a keyboard spells it
 CHARS = {
     ord(pair[0]): pair[1:] + " " * ("\\" in pair)
-    for pair in r"""−- –- ‐- ‑- ‒- —- ―- ﹣- ×\times ⋅\cdot ·\cdot ∙\cdot ∗* ÷\div ∕/ ⁄/ ∶: ∣| ∞\infty
- √\sqrt °^\circ º^\circ ˚^\circ ◦\circ ∘\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ≡\equiv ±\pm ∓\mp
- ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R} ℤ\mathbb{Z} ∧\land ∨\lor ∖\setminus …\ldots ⋯\ldots →\to
- ⟶\to ⇒\Rightarrow ∴\therefore ～\sim 〜\sim ∼\sim △\triangle ′' ″'' ’' ‘' “" ”" ，, 、, ；; ：: 。.
+    for pair in r"""−- –- ‐- ‑- ‒- —- ―- ﹣- ×\times ⋅\cdot ·\cdot ∙\cdot ∗* ÷\div ∕/ ⁄/ ∶: ∣|
+ ∞\infty √\sqrt °^\circ º^\circ ˚^\circ ◦\circ ∘\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ≡\equiv
+ ±\pm ∓\mp ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R} ℤ\mathbb{Z} ∧\land ∨\lor ∖\setminus …\ldots
+ ⋯\ldots →\to ⟶\to ⇒\Rightarrow ∴\therefore ～\sim 〜\sim ∼\sim △\triangle ′' ″'' ’' ‘' “" ”" ，, 、, ；; ：: 。.
  ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
 }
 # x² and x₂, but not a lone ²
@@ -305,9 +305,9 @@ def short_text_form(s: str) -> str:
 # ---------------------------------------------------------------- expressions
 # Trees are tuples (operator, *arguments). Leaves: ("num", Fraction), ("var", name),
 # ("unit", base, factor), ("const", name). Operators: + * ^ and mpmath's functions. Structures, with
-# which nothing is computed: ("list" | "set", *items), ("seq", "(]", *items), ("named", name, value),
-# ("zero", lhs - rhs), ("except", value), ("inf", sign), ("id", digits). And numbers joined by an
-# operator: ("join", operator, value or None, may it be computed, *parts).
+# which nothing is computed: ("list" | "set", *items), ("seq", "(]", *items), ("named", name,
+# value), ("zero", lhs - rhs), ("except", value), ("inf", sign), ("id", digits). And numbers joined
+# by an operator: ("join", operator, value or None, may it be computed, *parts).
 
 STRUCTURES = {"list", "set", "seq", "named", "zero", "except", "inf", "id"}
 ZERO, ONE, MINUS = ("num", Fraction(0)), ("num", Fraction(1)), ("num", Fraction(-1))
@@ -414,22 +414,23 @@ def has_letters(*nodes: tuple) -> bool:
 # ---------------------------------------------------------------- names
 
 # base unit, how many of it, spellings
-UNIT_TABLE = """m 1 m meter; m 1/100 cm centimeter; m 1/1000 mm millimeter; m 1000 km kilometer;
- m 1/10 dm decimeter; m 1/1000000 µm micrometer micron; m 1/1000000000 nm nanometer;
- m 381/1250 ft foot feet; m 127/5000 in inch inches; m 1143/1250 yd yard; m 201168/125 mi mile;
- g 1 g gram; g 1000 kg kilogram kgs; g 1/1000 mg milligram; g 1000000 tonne ton;
- g 45359237/100000 lb lbs pound; g 45359237/1600000 oz ounce; s 1 s sec second; s 1/1000 ms;
- s 60 min minute; s 3600 h hr hour; s 86400 day; s 604800 week; month 1 month; month 12 year yr;
- month 120 decade; month 1200 century; L 1 L l liter; L 1/1000 mL ml milliliter; L 1/100 cL cl;
- mph 1 mph; bit 1 bit; kmh 1 kmh kmph kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €;
- GBP 1 GBP £; RMB 1 yuan RMB CNY ¥; INR 1 rupee INR Rs ₹; N 1 N newton; N 1000 kN; J 1 J joule;
- J 1000 kJ; J 1000000 MJ; W 1 W watt; W 1000 kW; W 1000000 MW; V 1 V volt; V 1000 kV; V 1/1000 mV;
- A 1 A amp ampere; A 1/1000 mA; C 1 C coulomb; K 1 K kelvin; ohm 1 ohm; Pa 1 Pa pascal; Pa 1000 kPa; Pa 1000000 MPa; Hz 1 Hz hertz; Hz 1000 kHz; Hz 1000000 MHz; Hz 1000000000 GHz;
- mol 1 mol mole; mol 1/1000 mmol; T 1 T tesla; degC 1 degC; degF 1 degF; rad 1 rad radian; rpm 1 rpm;
- unit 1 unit; atm 1 atm; bar 1 bar; eV 1 eV; eV 1000 keV; eV 1000000 MeV; kWh 1 kWh; cal 1 cal;
- cal 1000 kcal; dB 1 dB decibel; byte 1 byte bytes; byte 1000 KB; byte 1000000 MB;
- byte 1000000000 GB; ha 1 ha hectare; acre 1 acre; gallon 1 gal gallon; quart 1 qt quart;
- pint 1 pt pint; people 1 people person; child 1 children child; men 1 men; fish 1 fish"""
+UNIT_TABLE = """m 1 m meter; m 1/100 cm centimeter; m 1/1000 mm millimeter; m 1000 km kilometer; m
+ 1/10 dm decimeter; m 1/1000000 µm micrometer micron; m 1/1000000000 nm nanometer; m 381/1250 ft
+ foot feet; m 127/5000 in inch inches; m 1143/1250 yd yard; m 201168/125 mi mile; g 1 g gram; g
+ 1000 kg kilogram kgs; g 1/1000 mg milligram; g 1000000 tonne ton; g 45359237/100000 lb lbs pound;
+ g 45359237/1600000 oz ounce; s 1 s sec second; s 1/1000 ms; s 60 min minute; s 3600 h hr hour; s
+ 86400 day; s 604800 week; month 1 month; month 12 year yr; month 120 decade; month 1200 century;
+ L 1 L l liter; L 1/1000 mL ml milliliter; L 1/100 cL cl; mph 1 mph; bit 1 bit; kmh 1 kmh kmph
+ kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €; GBP 1 GBP £; RMB 1 yuan RMB
+ CNY ¥; INR 1 rupee INR Rs ₹; N 1 N newton; N 1000 kN; J 1 J joule; J 1000 kJ; J 1000000 MJ; W 1 W
+ watt; W 1000 kW; W 1000000 MW; V 1 V volt; V 1000 kV; V 1/1000 mV; A 1 A amp ampere; A 1/1000 mA;
+ C 1 C coulomb; K 1 K kelvin; ohm 1 ohm; Pa 1 Pa pascal; Pa 1000 kPa; Pa 1000000 MPa; Hz 1 Hz
+ hertz; Hz 1000 kHz; Hz 1000000 MHz; Hz 1000000000 GHz; mol 1 mol mole; mol 1/1000 mmol; T 1 T
+ tesla; degC 1 degC; degF 1 degF; rad 1 rad radian; rpm 1 rpm; unit 1 unit; atm 1 atm; bar 1 bar;
+ eV 1 eV; eV 1000 keV; eV 1000000 MeV; kWh 1 kWh; cal 1 cal; cal 1000 kcal; dB 1 dB decibel; byte
+ 1 byte bytes; byte 1000 KB; byte 1000000 MB; byte 1000000000 GB; ha 1 ha hectare; acre 1 acre;
+ gallon 1 gal gallon; quart 1 qt quart; pint 1 pt pint; people 1 people person; child 1 children
+ child; men 1 men; fish 1 fish"""
 UNITS = {}
 for line in UNIT_TABLE.split(";"):
     base, factor, *spellings = line.split()
@@ -443,8 +444,9 @@ MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"
 MPMATH |= {"arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"}
 MPMATH |= {"abs": "fabs", "binom": "binomial", "tg": "tan", "ctg": "cot", "cosec": "csc"}
 MPMATH |= {"arctg": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
-FUNCTIONS = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh arcsinh
- arccosh arctanh ln abs floor ceil binom max min tg ctg cosec arctg asin acos atan""".split()
+FUNCTIONS = """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh
+ arcsinh arccosh arctanh ln abs floor ceil binom max min tg ctg cosec arctg asin acos
+ atan""".split()
 TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 CALLS = {name: partial(expression, MPMATH.get(name, name)) for name in FUNCTIONS}
 CALLS |= {
@@ -457,8 +459,9 @@ CALLS |= {
     "gcd": partial(integers, math.gcd),
     "lcm": partial(integers, math.lcm),
 }
-GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi
- chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar varphi varepsilon vartheta""".split()
+GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
+ phi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar varphi varepsilon
+ vartheta""".split()
 OPERATORS = r"""cdot→* times→× ast→* div→/ le→<= leq→<= leqslant→<= ge→>= geq→>= geqslant→>= lt→<
  gt→> ne→!= neq→!= approx→~ simeq→~ in→in cup→cup cap→cap setminus→setminus backslash→setminus
  land→and lor→or vee→or wedge→and and→and or→or per→per bmod→mod mod→mod colon→: lbrace→\{ rbrace→\}
@@ -571,6 +574,7 @@ MATH_RULES = rules(
     (".", r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\))", repeating),
     ("_", r"(?<![\d.])(\d+)_\s*(?:\{(\d+)\}|(\d+))", based),
     ("/", r"(?<![\w.^_}/])(\d+)[\s~]+(\d+)/(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
+    ("%", r"(?<![\w.^_}/])(\d+)/(\d+)(?=[\s~]*\\?%)", r"\\frac{\1}{\2}"),
     ("\\frac", r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}", mixed),
     ("--", r"(?<![-\d.])(\d+(?:\.\d+)?[\s~]*%?)[\s~]*-{2,3}[\s~]*(?=[\d$])", r"\1-"),
     ("", COMPOUND, r"\1~\2~+\3~\4"),  # 5 ft 3 in
@@ -814,16 +818,14 @@ class Parser:
 
     def sum(self, parts, ops, starts):
         """Joined numbers if every part is one; with other letters (x-2, 10-20x) arithmetic."""
-        if parts[0][0] in ("seq", "set") and set(ops) == {"-"}:
-            return union(parts, ["setminus"] * len(ops))
         found = self.literals(starts)
-        if "to" in ops and (not found or len(ops) > 1):
-            raise Refuse("to")
         dressings = [self.dressing(m, s) for m, s in zip(found or [], starts)]
         letters = {tuple(t[3] for t in after if t[1][0] == "var") for _, after in dressings}
+        value = arithmetic(parts, ops)
+        if "to" in ops and (len(letters) != 1 or len(ops) > 1):
+            raise Refuse("to")
         if len(letters) != 1:
-            return arithmetic(parts, ops)
-        value = None if "to" in ops else arithmetic(parts, ops)
+            return value
         parts, shared = self.share(parts, dressings)
         parts = [self.digits(p, s) for p, s in zip(parts, starts)]
         if "+" in ops:
@@ -951,7 +953,7 @@ class Parser:
         return expression("^", out, exponent) if exponent else out
 
     def arguments(self):
-        r"""(a, b), or \sin 2x: a product without signs, up to the next function, bracket or number."""
+        r"""(a, b), or \sin 2x: a product without signs, up to the next function or number."""
         if opener := self.op("(", "[", "{"):
             return self.items(CLOSERS[opener][-1], ")")[0]
         out = [self.factor()]
@@ -961,7 +963,11 @@ class Parser:
 
 
 def arithmetic(parts, ops):
-    """A sum of signed terms or a product of factors and divisors."""
+    """A sum of signed terms, a product of factors and divisors, or a difference of sets."""
+    if parts[0][0] in ("seq", "set") and set(ops) == {"-"}:
+        return union(parts, ["setminus"] * len(ops))
+    if "to" in ops:
+        return None
     terms = [parts[0]]
     for o, p in zip(ops, parts[1:]):
         if o == "-":
@@ -1045,7 +1051,7 @@ def cells(piece: tuple, points: list) -> range:
 
 
 def combine(a: list, b: list, keep) -> tuple:
-    """The reals x with keep(x in a, x in b), as a tree of disjoint intervals and points in order."""
+    """The reals x with keep(x in a, x in b), as a tree of intervals and points in order."""
     points = cut_line([n for low, _, high, _ in a + b for n in (low, high)])
     in_a = {c for piece in a for c in cells(piece, points)}
     in_b = {c for piece in b for c in cells(piece, points)}
@@ -1564,7 +1570,7 @@ def same_labelled(label: re.Match, other: str) -> bool:
 
 
 def same_labels(a: str, b: str) -> bool | None:
-    """B) 12 and B, B) 12 and 12, but not B) 12 and C) 12; None if neither says more than a label."""
+    """B) 12 and B, B) 12 and 12, but not B) 12 and C) 12; None if no label decides."""
     label_a, label_b = LABEL.fullmatch(a), LABEL.fullmatch(b)
     if label_a and label_b:
         letters = [m[1] or m[2] for m in (label_a, label_b)]
