@@ -42,10 +42,11 @@ from functools import cached_property
 from data import decode
 from engines.base import seed_of
 from engines.pending import Pending
+from math_equal import answers_equal
 from processor import CLOSER
 from records import Prompt, Sample
 from reformulate import clean
-from reward import answers_equal, grade, last_boxed
+from reward import grade, last_boxed
 
 # Figures 16, 19 and 9 in our words.
 COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five \
