@@ -253,16 +253,19 @@ class ClientEngine(Engine):
 
     async def _patiently(self, url, path, body=None):
         """The reply, a dict, after some tries if need be. Raises Refused, and ValueError."""
-        for k in count():
+        failed = slowed = 0
+        while True:
             try:
                 return await self._once(url, path, body)
             except Again as e:
-                tries = SLOW_DOWN if e.patient else len(WAITS)
-                if k >= tries:
-                    raise self._error(
-                        url, f"does not answer ({e}); is {self.flag} right, and the server up?"
-                    ) from e
-                wait = WAITS[min(k, len(WAITS) - 1)] if e.wait is None else e.wait
+                if e.patient:
+                    slowed += 1
+                else:
+                    failed += 1
+                if failed > len(WAITS) or slowed > SLOW_DOWN:
+                    hint = f"is {self.flag} right, and the server up?"
+                    raise self._error(url, f"does not answer ({e}); {hint}") from e
+                wait = WAITS[min(failed + slowed, len(WAITS)) - 1] if e.wait is None else e.wait
                 await asyncio.sleep(wait)
 
     async def _once(self, url, path, body):
