@@ -30,7 +30,7 @@ class Pending:
         may have to be opened; seed and sampling as in Engine.submit; priority: lower comes first.
         """
         with self.lock:
-            if i in self.open:
+            if i in self.open and not self._failed(self.open[i]):
                 return
             prompt = make_prompt()
             if self.engine.remote:
@@ -72,6 +72,9 @@ class Pending:
             for i in ids:
                 if i in self.open:
                     self.open.pop(i).cancel()
+
+    def _failed(self, request):
+        return self.engine.remote and request.done() and request.exception() is not None
 
     def _sample(self, stop):
         asked, self.open, alike, out = self.open, {}, {}, []

@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
+from judge import final
 from reward import answers_equal, grade, last_boxed
-from teacher import final
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

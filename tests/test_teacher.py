@@ -19,9 +19,10 @@ from data import Question
 from engines.base import Stopped
 from engines.client import ClientEngine
 from engines.hf import HFEngine
+from judge import judge_prompt, verdict_of
 from records import Sample
 from runtime.memo import Memo, fingerprint
-from teacher import Teacher, faithful, judge_item, judge_prompt, verdict_of
+from teacher import Teacher, faithful, judge_item
 
 SETTINGS = {
     "teacher_n": 4,
@@ -83,7 +84,6 @@ def test_answers_are_graded(make):
     assert all(a.kind == "teacher" and a.sampler_logp == () for a in answers)
     call = teacher.engine.calls[0]
     assert (call["n"], call["max_new_tokens"], call["temperature"], call["top_p"]) == (4, 40, 1, 1)
-    assert teacher.asked["answer"]["requests"] == 1
 
 
 def test_what_is_known_is_not_asked_again(make):
@@ -321,7 +321,7 @@ def test_answers_wait_only_for_what_is_late(real):
     late = teacher.answers(asked[2:], 1)
     assert 0.25 < teacher.waited < 5 and early + late == want and len(teacher.engine.asked) == 4
     teacher.reset()
-    assert teacher.waited == 0 and teacher.asked["answer"] == {"requests": 0, "tokens": 0}
+    assert teacher.waited == 0
 
 
 def test_what_is_not_kept_is_cancelled_and_priorities(real):
@@ -352,6 +352,16 @@ def test_an_engine_that_breaks_is_told_where_somebody_waits(real):
     for wait in (lambda: teacher.answers(ask("a"), 1), lambda: teacher.hints(ask("x"), ["y"])):
         with pytest.raises(ValueError, match="node7:9/v1 does not answer"):
             wait()
+
+
+def test_what_failed_while_nobody_waited_is_asked_again(real):
+    teacher = real(released=0)
+    teacher.begin(ask("a"), 1)
+    teacher.engine.broken = "gone"
+    until(lambda: teacher.engine.futures and teacher.engine.futures[0].done())
+    teacher.engine.broken = ""
+    teacher.engine.gate.release(9)
+    assert len(teacher.answers(ask("a"), 1)[0]) == 2
 
 
 def test_a_run_that_is_told_to_stop_does_not_wait(real):
@@ -660,7 +670,7 @@ def test_hints_are_asked_once_a_response_without_its_tags(make, lm):
     args = ask("What is 2+3?", "What is 3+4?"), ["2+3</response>=5 \\boxed{5}", "\\boxed{7}"]
     want = ["<hint>Add them.</hint>", "no tags"]
     assert teacher.hints(*args) == teacher.hints(*args) == want
-    assert len(teacher.engine.calls) == 1 and teacher.asked["hint"]["requests"] == 2
+    assert [len(call["prompts"]) for call in teacher.engine.calls] == [2]
     text = lm.tokenizer.decode(teacher.engine.calls[0]["prompts"][0].ids)
     assert text.count("</response>") == 2 and "What is 2+3?" in text
 
