@@ -318,6 +318,26 @@ class Teacher:
         self.memo.put(saved)
 
 
+def correct_answers(groups, step, teacher, world, fresh=0):
+    """{group id: the teacher's correct answers to its question}, on every rank; all ranks call it.
+
+    teacher: on rank 0, else None. fresh: so many new ones each, rather than the known ones. What
+    was begun for other questions is taken back.
+    """
+
+    def ask():
+        questions = [g.question for g in groups]
+        teacher.keep_only(questions)
+        if fresh:
+            known = teacher.fresh_answers(questions, step, fresh)
+        else:
+            known = teacher.answers(questions, step)
+        return [[a for a in answers if a.reward] for answers in known]
+
+    answers = world.broadcast_from_rank0(ask)
+    return {g.id: known for g, known in zip(groups, answers)}
+
+
 def faithful(summary, response, reward, again):
     """Whether a summary still carries its response's label and its answer (the paper's audit, F.7).
 

@@ -734,7 +734,7 @@ def test_two_runs_share_a_memo_one_after_the_other(tmp_path):
 
 def test_fingerprint(tmp_path):
     import model
-    from tiny import world as tiny
+    import tiny
 
     names = []
     for seed in (0, 1, 0):
