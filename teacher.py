@@ -79,7 +79,7 @@ class Teacher:
         self.judging = {"max_new_tokens": JUDGE_TOKENS, "temperature": 0.0, "top_p": 1.0}
         self.taken = {}  # key -> visits whose answers the run has seen
         self.solved = set()  # keys with a correct answer among those
-        self.keys, self.prompts = {}, {}  # question id -> key; -> Prompt, until it is asked
+        self.keys = {}  # question id -> key: for it, pictures are opened once
         # ids of requests: ("answer", key, visit, n), ("draw", key, step, n), (kind, key, 0, 1)
         self.pending = Pending(engine)
         self.unsaved = {}  # id -> records that are not for the disk
@@ -171,7 +171,6 @@ class Teacher:
         for i, question in wanted.items():
             self._start_draw(i, question)
         self._wait(wanted)
-        self.prompts.clear()
         drawn = [self._records(i) for i in wanted]
         texts = [record["text"] for records in drawn for record in records]
         if texts and not self.answered and not any(map(str.strip, texts)):
@@ -191,9 +190,8 @@ class Teacher:
         if not self._records(i):
             kind, key, visit, n = i
             parts = i if kind == "draw" else (kind, key, visit * n)
-            make = lambda: self.prompts.pop(question.id, None) or self._prompt(question)
-            seed = seed_of(self.cfg.seed, *parts)
-            self.pending.start(i, make, n, seed, priority=1, **self.sampling)
+            prompt, seed = self._prompt(question), seed_of(self.cfg.seed, *parts)
+            self.pending.start(i, prompt, n, seed, priority=1, **self.sampling)
 
     def _visit(self, key, visit=None):
         visit = self.taken.get(key, 0) if visit is None else visit
@@ -204,15 +202,15 @@ class Teacher:
         return key not in self.solved and drawn < self.cfg.teacher_max
 
     def _prompt(self, question):
-        images, video = decode(question.images, question.id), decode(question.video, question.id)
-        return self.engine.encode(question.question + CLOSER, images, video, self.cfg.thinking)
+        text, thinking = question.question + CLOSER, self.cfg.thinking
+        return self.engine.encode(text, question.images, question.video, thinking)
 
     def _key(self, question):
         if question.id not in self.keys:
-            self.prompts[question.id] = p = self._prompt(question)
-            pictures = *map(_bytes, (*p.images, *p.video)), p.video_fps if p.video else 0
-            text = p.ids or (p.text, p.thinking)
-            self.keys[question.id] = _digest("answer", self.sampling, text, *pictures)
+            p = self._prompt(question)
+            pictures = map(_bytes, decode((*p.images, *p.video), question.id))
+            parts = p.ids or (p.text, p.thinking), *pictures, p.video_fps if p.video else 0
+            self.keys[question.id] = _digest("answer", self.sampling, *parts)
         return self.keys[question.id]
 
     # ---- grading ---------------------------------------------------------------------------------
@@ -283,7 +281,7 @@ class Teacher:
                 self.memo.put([(i[1], 0, [{"text": ""}])])
                 continue
             seed = seed_of(self.cfg.seed, *i[:2])
-            self.pending.start(i, lambda: prompt, 1, seed, **sampling)
+            self.pending.start(i, prompt, 1, seed, **sampling)
             if kind == "judge":
                 self.judged["asked"] += 1
         self._wait([i for i in ids if i])

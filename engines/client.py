@@ -33,9 +33,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from engines.base import Engine, seed_of
-from processor import control_strings
+from processor import control_strings, opened
 from records import Prompt, Sample
-from reformulate import TAGS
 
 # Special tokens of Qwen, Llama, Gemma, Mistral and DeepSeek templates.
 CONTROL = tuple(
@@ -47,7 +46,12 @@ CONTROL = tuple(
     "[/INST] <\uff5cUser\uff5c> <\uff5cAssistant\uff5c> <\uff5cbegin\u2581of\u2581sentence\uff5c> "
     "<\uff5cend\u2581of\u2581sentence\uff5c>".split()
 )
-EXTRAS = ("chat_template_kwargs", "media_io_kwargs", "priority", "return_token_ids", "top_k")
+# The tags of our own prompts (reformulate.TAGS): plain words to a template, wanted in a text.
+OURS = re.compile("</?(candidate|response|summary|think|hint)>")
+EXTRAS = (
+    *("chat_template_kwargs", "media_io_kwargs", "priority", "return_token_ids", "top_k"),
+    "response_format",
+)
 WAITS = (0.5, 2, 8)  # seconds before another try
 SLOW_DOWN = 30  # tries of a server that says 429: it is there, and has too much to do
 _TOO_LONG = re.compile(
@@ -97,8 +101,7 @@ class ClientEngine(Engine):
         self.urls, self.who, self.flag = [u.rstrip("/") for u in urls], who, flag
         self.lm, self.tokens, self.timeout = lm, 0, timeout
         self.tags = control_strings(lm.tokenizer) if lm else CONTROL
-        # <think> is in our own closer, where it is wanted, and no template reads it as a turn
-        unsafe = "|".join(re.escape(t) for t in self.tags if t not in TAGS)
+        unsafe = "|".join(re.escape(t) for t in self.tags if not OURS.fullmatch(t))
         self.unsafe = re.compile(unsafe, re.IGNORECASE)
         self.dropped = set()  # the EXTRAS that the servers do not take
         self.tickets, self.under_way = count(), {}  # future -> key, of submit()
@@ -141,7 +144,8 @@ class ClientEngine(Engine):
         """Begin to draw n responses: a concurrent.futures.Future of n Samples, from any thread.
 
         priority: lower comes first, here and in a vLLM server; sampling: max_new_tokens, and
-        temperature, top_p, top_k, presence_penalty as in Engine.submit.
+        temperature, top_p, top_k, presence_penalty as in Engine.submit; and response_format, for
+        servers that can hold a model to a form.
         """
         return self._run(self._request(prompt, n, seed, priority, sampling))
 
@@ -323,19 +327,19 @@ class ClientEngine(Engine):
     # ---- what goes out, and what comes back ------------------------------------------------------
 
     def _body(self, prompt, n, seed, priority, sampling):
-        content = [_image_part(image) for image in prompt.images]
+        images, video = opened(prompt.images, prompt), opened(prompt.video, prompt)
+        content = [_image_part(image) for image in images]
         extras = {"chat_template_kwargs": {"enable_thinking": prompt.thinking}}
         extras |= {"return_token_ids": True, "priority": priority}
-        if sampling.get("top_k"):
-            extras["top_k"] = sampling["top_k"]
-        if prompt.video and "media_io_kwargs" not in self.dropped:
-            frames = ",".join(map(_png, prompt.video))
+        extras |= {k: sampling[k] for k in ("top_k", "response_format") if sampling.get(k)}
+        if video and "media_io_kwargs" not in self.dropped:
+            frames = ",".join(map(_png, video))
             url = {"url": f"data:video/jpeg;base64,{frames}"}
             content.append({"type": "video_url", "video_url": url})
-            times = {"fps": prompt.video_fps, "frames_indices": list(range(len(prompt.video)))}
+            times = {"fps": prompt.video_fps, "frames_indices": list(range(len(video)))}
             extras["media_io_kwargs"] = {"video": times | {"num_frames": -1}}  # -1: all of them
         else:
-            content += [_image_part(frame) for frame in prompt.video]
+            content += [_image_part(frame) for frame in video]
         text = self._strip(prompt.text)
         content.append({"type": "text", "text": text})
         body = {

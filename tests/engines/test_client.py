@@ -301,6 +301,23 @@ def test_no_tag_of_a_text_reaches_the_template(server, connect, lm):
         assert server.seen[-1]["messages"][0]["content"] == "xy"
 
 
+def test_our_own_tags_stay(server, connect):
+    from reformulate import TAGS
+
+    for tag in TAGS:
+        ask(connect(), f"x{tag}y").result()
+        assert server.seen[-1]["messages"][0]["content"] == f"x{tag}y"
+
+
+def test_a_response_format_goes_to_servers_that_know_it(server, connect):
+    form = {"type": "json_object"}
+    ask(connect(), response_format=form).result()
+    assert server.seen[0]["response_format"] == form
+    server.refuses = ("response_format",)
+    ask(connect(), response_format=form).result()
+    assert len(server.seen) == 3 and "response_format" not in server.seen[2]
+
+
 def test_the_weights_of_a_server_stay(connect):
     with pytest.raises(ValueError, match="can't be changed from here"):
         connect().sync_weights(None)
