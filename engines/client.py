@@ -15,8 +15,8 @@ only read. Its template reads special tokens in the user's text as control, so t
 here: those of the model's own tokenizer where `lm` is given, else those of the common families.
 Pictures go as PNG. A video goes as its frames with their times, a form of vLLM's that a server
 takes only with --trust-request-mm-kwargs (without it, of a long video it would see the start only);
-to others it goes as single pictures. vLLM's own fields (EXTRAS) are left out once a server refuses
-them by name. The key, if any, is the environment variable OPENAI_API_KEY.
+to others it goes as single pictures. Fields of vLLM's own (EXTRAS) are left out once a server
+refuses them by name. The key, if any, is the environment variable OPENAI_API_KEY.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ import base64
 import concurrent.futures
 import heapq
 import io
+import ipaddress
 import os
 import re
 import threading
@@ -48,9 +49,9 @@ CONTROL = tuple(
 )
 # The tags of our own prompts (reformulate.TAGS): plain words to a template, wanted in a text.
 OURS = re.compile("</?(candidate|response|summary|think|hint)>")
-EXTRAS = (
-    *("chat_template_kwargs", "media_io_kwargs", "priority", "return_token_ids", "top_k"),
-    "response_format",
+# Fields that not every server takes.
+EXTRAS = tuple(
+    "chat_template_kwargs media_io_kwargs priority response_format return_token_ids top_k".split()
 )
 WAITS = (0.5, 2, 8)  # seconds before another try
 SLOW_DOWN = 30  # tries of a server that says 429: it is there, and has too much to do
@@ -372,11 +373,15 @@ class ClientEngine(Engine):
 
 
 def _http(url, timeout):
-    """An AsyncClient for one server; a proxy of the environment is not for this machine's own."""
-    own = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    """An AsyncClient for one server; a proxy of the environment is for hosts outside only."""
+    host = urlsplit(url).hostname or ""
+    try:
+        near = ipaddress.ip_address(host).is_private  # loopback is, too
+    except ValueError:
+        near = host == "localhost"
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     times = httpx.Timeout(timeout, connect=min(30.0, timeout), pool=None)
-    return httpx.AsyncClient(timeout=times, limits=limits, trust_env=not own)
+    return httpx.AsyncClient(timeout=times, limits=limits, trust_env=not near)
 
 
 def _text(message):

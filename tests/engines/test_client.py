@@ -301,6 +301,14 @@ def test_no_tag_of_a_text_reaches_the_template(server, connect, lm):
         assert server.seen[-1]["messages"][0]["content"] == "xy"
 
 
+def test_a_proxy_is_not_for_hosts_nearby(connect, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert ask(connect()).result()
+
+
 def test_our_own_tags_stay(server, connect):
     from reformulate import TAGS
 
