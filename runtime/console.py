@@ -8,7 +8,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from config import DISTILL, needs_teacher, run_name
+from config import DISTILL, comparable, flag_of, needs_teacher, run_name
 from engines.base import Stopped, default_kind
 from eval import by_family
 from model import attention
@@ -229,6 +229,48 @@ def gain_line(split, mean, error):
     if abs(mean) > 2 * error:
         verdict = "gained" if mean > 0 else "lost"
     return f"{split}: {verdict} ({100 * mean:+.1f} points, standard error {100 * error:.1f})"
+
+
+def model_card(cfg, before, after):
+    """README.md of final/: what this model is, how it was made, and what it scored."""
+    was_given = comparable(cfg) | {"steps": cfg.steps}
+    was_given.pop("data_digest")
+    given = {flag_of(k): v for k, v in was_given.items() if not isinstance(v, (bool, type(None)))}
+    flags = "\n".join(f"    {flag} {value}" for flag, value in given.items() if value != "")
+    rows = [
+        f"| {split} | {100 * a[0] / a[1]:.1f} | {100 * b[0] / b[1]:.1f} | {a[1]} |"
+        for split in before
+        for a, b in [(by_family(before[split])["all"], by_family(after[split])["all"])]
+    ]
+    table = ["| held-out questions | before, % | after, % | number |", "| --- | --- | --- | --- |"]
+    return MODEL_CARD.format(
+        base=cfg.student,
+        teacher=cfg.teacher_url or cfg.teacher if needs_teacher(cfg) else "none",
+        method=run_name(cfg),
+        results="\n".join(table + rows) if rows else "No held-out questions were given.",
+        flags=flags,
+    )
+
+
+MODEL_CARD = """---
+base_model: {base}
+tags: [zppo, reinforcement-learning]
+---
+
+# {base}, trained with {method}
+
+Post-trained with zppo, an independent implementation of Zone of Proximal Policy Optimization
+(arXiv 2606.18216). Teacher, read in prompts only: {teacher}.
+
+{results}
+
+Greedy decoding, graded by exact matching. Flags:
+
+{flags}
+
+Please cite: Lee et al., Zone of Proximal Policy Optimization: Teacher in Prompts, Not Gradients,
+arXiv 2606.18216, 2026.
+"""
 
 
 def new_prompt_accuracy(out):
