@@ -326,7 +326,7 @@ def test_a_corrupt_image_met_later_can_be_skipped(tmp_path):
     assert "questions.jsonl, line 41, question q40: the image" in str(bad)
     (tmp_path / "a.png").unlink()  # even the file is gone: still one named error a row
     assert len(fetch(q, [1, 40], skip_bad=True)[1]) == 2
-    with pytest.raises(BadRow, match="line 2: there is no image.*; .*line 41.*--skip-bad"):
+    with pytest.raises(BadRow, match="line 2, question q1: there is no image.*; .*line 41.*--skip-bad"):
         fetch(q, [1, 40])
 
 

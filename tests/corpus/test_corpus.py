@@ -1,8 +1,7 @@
 """The ZPPO-77K builder on made-up copies of both sources: counts worked by hand, caps, kills,
 hostile rows, memory.
 
-python -m pytest tests/test_corpus.py                      # -m slow -s: 100,000 rows, with rows per
-second and peak memory
+python -m pytest tests/corpus/test_corpus.py      # -m slow -s: 100,000 rows, rows/s, peak memory
 """
 
 import hashlib
@@ -18,6 +17,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import corpus_fixtures as fx
@@ -32,7 +32,7 @@ from PIL import Image
 import data
 import model
 from corpus import build as corpus
-from corpus.build import sources
+from corpus import sources
 from processor import CLOSER, encode
 
 HERE = Path(__file__).resolve().parent.parent.parent
@@ -431,25 +431,20 @@ def test_prompt_length_is_the_length_of_the_expanded_prompt(lm, tokenizer, size)
     images = (Image.new("RGB", size), Image.new("RGB", (50, 60)))
     prompt = encode(lm, "How long?" + CLOSER, images)
     want = len(model.expand(lm, prompt, model.pixels(lm, prompt)).ids)
-    parts = sources.prompt_parts(tokenizer)
-    assert (
-        parts.net is None
-        and sources.prompt_length(parts, "How long?", images)
-        == sources.prompt_length(lm, "How long?", images)
-        == want
-    )
-    assert sources.prompt_length(parts, "How long?", ()) == len(
-        encode(lm, "How long?" + CLOSER).ids
-    )
+    q = data.Question("q", "How long?", "1", images)
+    for parts in (lm, sources.student_side(tokenizer)):
+        assert data.QuestionCheck(parts, 4096).tokens(q, "") == want
+    plain = len(encode(lm, "How long?" + CLOSER).ids)
+    assert data.QuestionCheck(lm, 4096).tokens(replace(q, images=()), "") == plain
 
 
-def test_prompt_of_exactly_4096_tokens_stays(lm, tokenizer):
-    parts = sources.prompt_parts(tokenizer)
-    rest = sources.prompt_length(parts, "", [Image.new("RGB", (120, 110))])
+def test_prompt_of_exactly_4096_tokens_stays(tokenizer):
+    check = data.QuestionCheck(sources.student_side(tokenizer), 4096)
+    rest = check.tokens(data.Question("q", "", "1", (picture(0),)), "")
     fits = "x" * (4096 - rest)
-    assert sources.examine(picture(0), fits, parts) == "png"
+    assert sources.examine(picture(0), fits, check) == "png"
     with pytest.raises(sources.Drop, match="prompt > 4096 tokens"):
-        sources.examine(picture(0), fits + "x", parts)
+        sources.examine(picture(0), fits + "x", check)
 
 
 @given(st.text(alphabet="[]()'\"\\, -+1ej{}:x\n", max_size=60))
@@ -545,14 +540,14 @@ def test_stopped_at_any_write_and_started_again(tmp_path, build, pair, monkeypat
 
 
 @pytest.mark.parametrize("row, done", [(30, 1), (48 + 20, 2)])
-def test_kill_9_and_again(tmp_path, build, pair, tokenizer, row, done):
+def test_kill_9_and_again(tmp_path, build, pair, tokenizer, monkeypatch, row, done):
     """SIGKILL in the middle of a shard: of the second of two Vero sub-sets, and of MMFineReason's
     second shard.
     """
     build(*pair, out="straight")
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); import corpus, data; seen, offer = [], corpus.Sample.offer\n"
-        f"corpus.Sample.offer = lambda *a: os.kill(os.getpid(), 9) if len(seen) == {row} else (seen.append(1), offer(*a))\n"
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from corpus import build as corpus; import data; seen, offer = [], corpus.Reservoir.offer\n"
+        f"corpus.Reservoir.offer = lambda *a: os.kill(os.getpid(), 9) if len(seen) == {row} else (seen.append(1), offer(*a))\n"
         "data.main(sys.argv[2:])"
     )
     argv = [
@@ -580,12 +575,9 @@ def test_kill_9_and_again(tmp_path, build, pair, tokenizer, row, done):
         if json.loads(p.read_text())["next"] == 2
     }
     assert len(finished) == done
-    seen, real = [], corpus.write_atomically
-    corpus.write_atomically = lambda file, text: (seen.append(file), real(file, text))
-    try:
-        build(*pair, out="killed")
-    finally:
-        corpus.write_atomically = real
+    seen, real = [], corpus.write_atomic
+    monkeypatch.setattr(corpus, "write_atomic", lambda f, text: (seen.append(f), real(f, text)))
+    build(*pair, out="killed")
     assert not {*finished} & {*seen}  # sub-sets that were done are not done again
     assert tree(tmp_path / "killed") == tree(tmp_path / "straight")
 

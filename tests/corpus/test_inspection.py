@@ -1,7 +1,7 @@
 """data.py check and data.py show: what they find, what they write, and that nothing from the data
 drives terminal or page.
 
-python -m pytest tests/test_inspection.py
+python -m pytest tests/corpus/test_inspection.py
 """
 
 import json
@@ -148,7 +148,7 @@ def test_check_of_parquet(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert (
         "train-00001-of-00002.parquet, row 1: the row has no 'answer'" in out
-        and "train-00001-of-00002.parquet, row 2)" in out
+        and "train-00001-of-00002.parquet, row 2, question" in out
     )
     new = data.read(tmp_path / "ok")
     assert [q.answer for q in new] == ["0", "1", "2", "5"] and open(

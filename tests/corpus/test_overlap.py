@@ -1,6 +1,6 @@
 """data.py overlap: questions that stand in two sets, by text and by picture.
 
-python -m pytest tests/test_overlap.py
+python -m pytest tests/corpus/test_overlap.py
 """
 
 import io
@@ -12,7 +12,7 @@ from corpus_fixtures import picture
 from PIL import Image
 
 import data
-from corpus.overlap import alike, compare, near, normal_text, picture_hash, shrunken
+from corpus.overlap import alike, compare, near, normal_text, picture_hash, questions_of, shrunken
 
 
 def test_normal_text():
@@ -139,13 +139,14 @@ def _plain():
 
 
 def test_compare_by_hand(sets):
-    train, test = (data.open_questions(s, first=0) for s in sets)
+    train, test = (questions_of(s, {}) for s in sets)
     assert compare(train, test) == {
         "both": [("t0", "e0"), ("t3", "e3")],
         "picture": [("t1", "e1")],
         "text": [("t2", "e2")],
         "plain": 1,
         "broken": 1,
+        "n": [6, 6],
     }
 
 
