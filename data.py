@@ -45,7 +45,7 @@ from functools import lru_cache
 
 from pictures import BadImage, decode, decode_image, shown_size
 from reward import grade
-from runtime.rows import BadRow, as_text, images_of, open_rows, unwrapped, with_choices, wrong_type
+from runtime.rows import BadRow, as_text, golds_of, images_of, open_rows, with_choices, wrong_type
 from runtime.rows import parse_map as parse_map  # for those who call open_questions
 
 MAX_TEXT = 200_000  # characters of a question: beyond any context window
@@ -326,10 +326,10 @@ def read(path, columns=None):
     return list(open_questions(path, columns))
 
 
-def fetch(questions, indices, check=None, skip_bad=False):
-    """(the usable Questions at these indices, the BadRow of each other one), pictures decoded once.
-
-    Without skip_bad a bad one is raised, with all others named, before anything is sampled.
+def fetch(questions, indices, check=None):
+    """(the usable Questions at these indices, the BadRow of each other one), of every kind: all
+    pixels are decoded once, so that nothing is sampled before a bad row is known. The caller skips
+    them, with a word, or gives them to refuse().
     """
     good, bad = [], []
     for i in indices:
@@ -341,8 +341,6 @@ def fetch(questions, indices, check=None, skip_bad=False):
             good.append(q)
         except BadRow as e:
             bad.append(e)
-    if bad and not skip_bad:
-        refuse(bad)
     return good, bad
 
 
@@ -387,43 +385,35 @@ def take_good(questions, seed, position, k):
 
 def to_question(row, where, folder):
     """A Question from a dict with our keys. Raises BadRow; picture files must exist."""
-    golds = row.get("answer")
-    golds = list(golds) if isinstance(golds, (list, tuple)) else [golds]
-    golds = [as_text(g, "answer", where) for g in golds if g is not None]
-    golds = [unwrapped(g, row.get("free_form") is True) for g in golds]
-    golds = list(dict.fromkeys(filter(None, golds)))
-    text = row.get("question")
+    text, free_form = row.get("question"), row.get("free_form") or False
+    if not isinstance(free_form, bool):
+        detail = f"'free_form' is {free_form!r}; expected true or false"
+        raise BadRow(where, "free_form is not true or false", detail)
     if text is not None and not isinstance(text, str):
         raise wrong_type(text, "question", where)
-    id = "" if row.get("id") is None else as_text(row["id"], "id", where)
-    for key, value in (("id", id), ("question", text), ("answer", "".join(golds))):
-        if value is None or not value.strip():
+    id, source = (as_text(row.get(key), key, where) for key in ("id", "source"))
+    golds = golds_of(row.get("answer"), free_form, where)
+    for key, value in (("id", id), ("question", text or ""), ("answer", "".join(golds))):
+        if not value.strip():
             has = ", ".join(map(str, row))[:100]
             detail = f"the row has no {key!r} (it has {has}); give it one, or say which: --map"
             raise BadRow(where, f"no {key}", detail)
     if row.get("choices"):
         text, golds = with_choices(text, golds, row["choices"], where)
     for value in (id, text, *golds):
-        if len(value) > MAX_TEXT:
-            detail = f"a text of {len(value)} characters; at most {MAX_TEXT} make sense"
-            raise BadRow(where, "text too long", detail)
-        if not value.isascii() and re.search("[\ud800-\udfff]", value):
-            detail = "half of a surrogate pair, which no tokenizer can encode"
-            raise BadRow(where, "broken text", detail)
-    free_form = row.get("free_form") or False
-    if not isinstance(free_form, bool):
-        detail = f"'free_form' is {free_form!r}; expected true or false"
-        raise BadRow(where, "free_form is not true or false", detail)
-    source = row.get("source")
-    return Question(
-        id,
-        text,
-        golds[0],
-        images_of(row.get("images"), where, folder),
-        source="" if source is None else as_text(source, "source", where),
-        free_form=free_form,
-        also=tuple(golds[1:]),
-    )
+        check_text(value, where)
+    images, also = images_of(row.get("images"), where, folder), tuple(golds[1:])
+    return Question(id, text, golds[0], images, (), source, free_form, also)
+
+
+def check_text(text, where):
+    """Raise BadRow for a text that no model can read."""
+    if len(text) > MAX_TEXT:
+        detail = f"a text of {len(text)} characters; at most {MAX_TEXT} make sense"
+        raise BadRow(where, "text too long", detail)
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        detail = "half of a surrogate pair, which no tokenizer can encode"
+        raise BadRow(where, "broken text", detail)
 
 
 # ---- command line --------------------------------------------------------------------------------

@@ -260,7 +260,11 @@ def renamed(row, columns):
 
 
 def as_text(value, key, where):
-    """A text, or a number as text. Raises BadRow for all else: its Python form is no answer."""
+    """A text, or a number as text; "" for none. Raises BadRow for all else: no answer looks like
+    the Python form of a list.
+    """
+    if value is None:
+        return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
@@ -276,12 +280,19 @@ def wrong_type(value, key, where):
     what, advice = f"{value!r:.60}", "expected a text"
     if isinstance(value, dict):
         what = f"an object with the keys {', '.join(map(str, value))[:100]}"
-        advice = f"--map {key}=COLUMN.KEY reaches into it"
+        advice = f"--map {key}={key}.KEY takes one of them"
     elif isinstance(value, float):
         what = f"{value}, not a finite number"
     elif isinstance(value, (list, tuple)):
         what = f"a list ({what})"
     return BadRow(where, f"{key} of a wrong type", f"{key!r} is {what}; {advice}")
+
+
+def golds_of(answer, free_form, where):
+    """The accepted answers of a row as texts, unwrapped, each once. Raises BadRow."""
+    golds = answer if isinstance(answer, (list, tuple)) else [answer]
+    golds = [unwrapped(as_text(g, "answer", where), free_form) for g in golds]
+    return list(dict.fromkeys(filter(None, golds)))
 
 
 def unwrapped(gold, free_form=False):

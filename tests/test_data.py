@@ -19,7 +19,6 @@ from PIL import Image
 
 from pictures import BadImage
 from data import (
-
     BadRow,
     Question,
     decode,
@@ -28,6 +27,7 @@ from data import (
     open_questions,
     parse_map,
     read,
+    refuse,
     take,
 )
 
@@ -141,7 +141,9 @@ def test_an_image_that_does_not_open_names_question_and_file(tmp_path):
     with pytest.raises(ValueError, match="q17.*12 bytes"):
         decode((b"not an image",), "q17")
     write(tmp_path, {**GOOD, "images": ["bad.png"]})
-    with pytest.raises(ValueError, match="questions.jsonl, line 1, question q1: the image .*bad.png"):
+    with pytest.raises(
+        ValueError, match="questions.jsonl, line 1, question q1: the image .*bad.png"
+    ):
         read(tmp_path)
     png(tmp_path, "bad.png")
     [question] = read(tmp_path)
@@ -321,13 +323,13 @@ def test_a_corrupt_image_met_later_can_be_skipped(tmp_path):
     q = open_questions(tmp_path)  # the first 32 are decoded, of the others headers are read
     with pytest.raises(BadImage, match="question q40: the image .*bad.png does not open"):
         decode(q[40].images, q[40].id)
-    good, [bad] = fetch(q, [39, 40, 41], skip_bad=True)
+    good, [bad] = fetch(q, [39, 40, 41])
     assert [x.id for x in good] == ["q39", "q41"]
     assert "questions.jsonl, line 41, question q40: the image" in str(bad)
     (tmp_path / "a.png").unlink()  # even the file is gone: still one named error a row
-    assert len(fetch(q, [1, 40], skip_bad=True)[1]) == 2
-    with pytest.raises(BadRow, match="line 2, question q1: there is no image.*; .*line 41.*--skip-bad"):
-        fetch(q, [1, 40])
+    assert len(fetch(q, [1, 40])[1]) == 2
+    with pytest.raises(BadRow, match="line 2, question q1: .*no image.*; .*line 41.*--skip-bad"):
+        refuse(fetch(q, [1, 40])[1])
 
 
 @pytest.mark.parametrize(
