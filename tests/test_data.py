@@ -4,12 +4,15 @@ python -m pytest tests/test_data.py
 """
 
 import base64
+import datetime
+import gzip
 import io
 import json
 import os
-import random
 import subprocess
 import sys
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -17,19 +20,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pictures import BadImage
+import model
 from data import (
-    BadRow,
     Question,
-    decode,
+    QuestionCheck,
+    check_pictures,
+    digest,
     fetch,
     in_memory,
     open_questions,
     parse_map,
     read,
     refuse,
+    skipped,
     take,
+    take_good,
 )
+from pictures import BadImage, decode
+from processor import CLOSER, encode
+from reward import grade
+from runtime.rows import BadRow
 
 
 def write(folder, *rows, name="questions.jsonl"):
@@ -105,41 +115,8 @@ def test_nothing_there(tmp_path):
         read(write(tmp_path, "", "  "))
 
 
-# ---- images --------------------------------------------------------------------------------------
-
-
-def test_decode_paths_bytes_and_images(tmp_path):
-    png(tmp_path)
-    path = str(tmp_path / "a.png")
-    images = decode((path, Path(path).read_bytes(), Image.open(path)), "q")
-    assert len(images) == 3 and all(
-        i.mode == "RGB" and i.getpixel((1, 1)) == (10, 20, 30) for i in images
-    )
-    assert decode((), "q") == ()
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_decode_makes_rgb_of_every_mode(tmp_path, mode):
-    image = Image.new(mode, (4, 4))
-    image.save(tmp_path / "x.tiff")
-    assert decode((str(tmp_path / "x.tiff"),), "q")[0].mode == "RGB"
-    assert decode((image,), "q")[0].mode == "RGB"  # the tiny world hands over gray PIL images
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
-def test_every_format_opens(form):
-    buffer = io.BytesIO()
-    Image.new("RGB", (5, 3), "white").save(buffer, format=form)
-    [image] = decode((buffer.getvalue(),), "q")
-    assert image.size == (5, 3) and image.getpixel((2, 1)) == (255, 255, 255)
-
-
-def test_an_image_that_does_not_open_names_question_and_file(tmp_path):
+def test_a_picture_that_does_not_open_names_row_question_and_file(tmp_path):
     (tmp_path / "bad.png").write_text("not an image")
-    with pytest.raises(ValueError, match="q17.*bad.png"):
-        decode((str(tmp_path / "bad.png"),), "q17")
-    with pytest.raises(ValueError, match="q17.*12 bytes"):
-        decode((b"not an image",), "q17")
     write(tmp_path, {**GOOD, "images": ["bad.png"]})
     with pytest.raises(
         ValueError, match="questions.jsonl, line 1, question q1: the image .*bad.png"
@@ -150,28 +127,6 @@ def test_an_image_that_does_not_open_names_question_and_file(tmp_path):
     (tmp_path / "bad.png").unlink()  # gone since it was read
     with pytest.raises(ValueError, match="q1.*bad.png"):
         decode(question.images, question.id)
-
-
-@pytest.mark.filterwarnings("ignore")  # Pillow's own remarks on damaged TIFF tags
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
-def test_broken_files_open_or_raise_value_error(form):
-    """Cut at every byte, and with 300 random bytes flipped: never another exception."""
-    buffer = io.BytesIO()
-    Image.effect_noise((9, 7), 60).convert("RGB").save(buffer, format=form)
-    data, rng = buffer.getvalue(), random.Random(0)
-    broken = [data[:k] for k in range(0, len(data), 1 + len(data) // 300)]
-    for _ in range(300):
-        flipped = bytearray(data)
-        for _ in range(rng.randint(1, 4)):
-            flipped[rng.randrange(min(len(data), 200))] = rng.randrange(256)
-        broken.append(bytes(flipped))
-    opened = 0
-    for b in broken:
-        try:
-            opened += decode((b,), "q")[0].mode == "RGB"
-        except ValueError as e:
-            assert "question q" in str(e)
-    assert opened < len(broken)
 
 
 # ---- order ---------------------------------------------------------------------------------------
@@ -194,7 +149,7 @@ def test_position_is_all_there_is_to_save(n, seed, steps):
 
 @given(st.integers(1, 20), st.integers(0, 60), st.integers(0, 40), st.integers(1, 5))
 def test_ranks_share_a_batch(n, position, k, world):
-    """Rank r takes every world-th question: together they are the batch of one rank, in its order."""
+    """Rank r takes every world-th question: together they are the batch of one rank, in order."""
     parts = [take(n, 0, position, k, rank, world) for rank in range(world)]
     assert [parts[i % world][i // world] for i in range(k)] == take(n, 0, position, k) and sum(
         map(len, parts)
@@ -377,16 +332,6 @@ def test_deep_json_and_byte_order_mark(tmp_path):
         read(write(tmp_path, GOOD, "[" * 100_000))
 
 
-def test_no_white_on_white_no_black_on_black():
-    """Transparent pixels are white paper; 16-bit gray is scaled, not clipped."""
-    buffer = io.BytesIO()
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(buffer, "PNG")
-    deep = io.BytesIO()
-    Image.new("I;16", (4, 4), 32768).save(deep, "PNG")
-    paper, gray = decode((buffer.getvalue(), deep.getvalue()), "q")
-    assert paper.getpixel((0, 0)) == (255, 255, 255) and gray.getpixel((0, 0)) == (128, 128, 128)
-
-
 def test_map():
     assert parse_map("question=problem, answer=solution.text,image=picture") == {
         "question": "problem",
@@ -514,6 +459,381 @@ def test_a_hub_data_set(tmp_path, cache, monkeypatch):
             open_questions(spec)
 
 
+# ---- values of a wrong type ----------------------------------------------------------------------
+
+MESSAGES = [{"role": "user", "content": "What is 1+2?"}]
+
+
+@pytest.mark.parametrize(
+    "key, value, why",
+    [
+        ("question", MESSAGES, "'question' is a list"),
+        ("question", {"text": "Q"}, "'question' is an object with the keys text"),
+        ("question", float("nan"), "'question' is nan"),
+        ("question", 7, "'question' is 7; expected a text"),
+        ("question", True, "'question' is True"),
+        (
+            "answer",
+            {"style": "rule", "ground_truth": "3"},
+            "keys style, ground_truth; --map answer=",
+        ),
+        ("answer", float("nan"), "'answer' is nan"),
+        ("answer", float("inf"), "'answer' is inf"),
+        ("answer", True, "'answer' is True"),
+        ("answer", [["3"]], "'answer' is a list"),
+        ("answer", ["3", {"value": 3}], "'answer' is an object"),
+        ("answer", ["3", float("nan")], "'answer' is nan"),
+        ("id", [1], "'id' is a list"),
+        ("id", float("nan"), "'id' is nan"),
+        ("source", {"name": "x"}, "'source' is an object"),
+        ("choices", [3, 4], "'choices' must be a list of"),
+        ("images", float("nan"), "'images' must be a list of paths"),
+        ("images", [["a.png"]], "'images' must be a list of paths"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused_by_name(tmp_path, key, value, why):
+    file = write(tmp_path, {"id": "q0", "question": "Q", "answer": "A"}, {**GOOD, key: value})
+    with pytest.raises(BadRow, match=f"{file}, line 2.*{why}"):
+        open_questions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key, values, why",
+    [
+        ("question", [MESSAGES, MESSAGES], "row 1: 'question' is a list"),
+        ("answer", [{"style": "rule", "gold": "3"}] * 2, "row 1: 'answer' is an object"),
+        ("answer", [3.0, float("nan")], "row 2: 'answer' is nan"),
+        ("answer", [b"3", b"4"], "row 1: 'answer' is b'3'"),
+        ("answer", [True, False], "row 1: 'answer' is True"),
+        ("answer", [datetime.date(2026, 1, 2)] * 2, "row 1: 'answer' is datetime.date"),
+    ],
+)
+def test_values_of_a_wrong_type_in_parquet(tmp_path, cache, key, values, why):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"question": "Q", "answer": "A", key: value} for value in values]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(BadRow, match=f"a.parquet, {why}"):
+        open_questions(tmp_path)
+
+
+def test_numbers_of_parquet_are_what_was_written(tmp_path, cache):
+    """Whole numbers in a column of doubles, decimal places in 16 and 32 bits, decimals."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for kind, value, want in (
+        (pa.float64(), 3.0, "3"),
+        (pa.float64(), 0.1, "0.1"),
+        (pa.float32(), 0.1, "0.1"),
+        (pa.float32(), 1e-9, "1e-09"),
+        (pa.decimal128(5, 2), Decimal("1.50"), "1.50"),
+        (pa.int64(), 2**53 + 1, str(2**53 + 1)),
+    ):
+        table = pa.table({"question": ["Q"], "answer": pa.array([value], kind)})
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert read(tmp_path)[0].answer == want
+
+
+# ---- answers in another dress --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "gold, want",
+    [
+        ("<answer> 3 </answer>", "3"),
+        ("<think>2 + 1</think>\n<answer>3</answer>", "3"),
+        ("<ANSWER>\nB\n</ANSWER>", "B"),
+        ("<answer> 3", "3"),
+        ("[ANSWER] 3 [/ANSWER]", "3"),
+        ("<SUMMARY>s</SUMMARY><CONCLUSION> B </CONCLUSION>", "B"),
+        ("<|begin_of_box|>3<|end_of_box|>", "3"),
+        ("There are two and one.\n#### 3", "3"),
+        ("2+1=<<2+1=3>>3 so #### 3\n", "3"),
+        ("#### 1,234", "1,234"),
+        ("\\boxed{3}", "3"),
+        ("The answer is $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
+        ("<answer>\\boxed{3}</answer>", "3"),
+        ("First, two.\nThen one.\nThe answer is: 3", "3"),
+        ("Two and one.\nAnswer: 3 apples", "3 apples"),
+        ("reasoning</think>3", "3"),
+        ("The answer is: 3", "The answer is: 3"),  # one line: the grader knows that one itself
+        ("# 3", "# 3"),
+        ("a < b", "a < b"),
+        ("C#", "C#"),
+        ("x > 3", "x > 3"),
+        ("<b>3</b>", "<b>3</b>"),
+    ],
+)
+def test_golds_in_another_dress_are_unwrapped(tmp_path, gold, want):
+    [q] = read(write(tmp_path, {**GOOD, "answer": gold}))
+    assert q.answer == want and grade(f"\\boxed{{{want}}}", q.golds) == 1
+    [q] = read(write(tmp_path, {**GOOD, "answer": [gold, want, None]}))
+    assert q.golds == (want,)
+
+
+@pytest.mark.parametrize(
+    "gold, letter",
+    [("<answer>B</answer>", "B"), ("B. four", "B"), ("(A) three", "A"), ("\\boxed{B}", "B")],
+)
+def test_dressed_letters_of_choices(tmp_path, gold, letter):
+    [q] = read(write(tmp_path, {**GOOD, "choices": ["three", "four"], "answer": gold}))
+    assert q.answer == letter
+
+
+def test_free_form_answers_keep_their_sentences(tmp_path):
+    text = "It is long.\nThe answer is: a cat"
+    assert read(write(tmp_path, {**GOOD, "answer": text, "free_form": True}))[0].answer == text
+    assert read(write(tmp_path, {**GOOD, "answer": text}))[0].answer == "a cat"
+
+
+@pytest.mark.parametrize("gold", ["}", "x {", "~", ".", "\\", "<answer></answer>", "\\boxed{ }"])
+def test_golds_that_cannot_earn_a_reward_are_named(tmp_path, gold):
+    file = write(tmp_path, {**GOOD, "id": "q0"}, {**GOOD, "answer": gold})
+    with pytest.raises(BadRow, match=f"{file}, line 2.*(would earn nothing|no 'answer')"):
+        open_questions(file)
+    assert open_questions(file, skip_bad=True).good == [0]
+    if grade("\\boxed{" + gold + "}", gold) == 0 and len(gold) < 9:  # one that can is enough
+        [q] = read(write(tmp_path, {**GOOD, "answer": [gold, "4"]}))
+        assert q.golds == (gold, "4")
+
+
+# ---- files of another kind -----------------------------------------------------------------------
+
+ROW = json.dumps(GOOD)
+
+
+@pytest.mark.parametrize(
+    "name, raw, what",
+    [
+        ("a.jsonl.gz", gzip.compress(ROW.encode()), "packed .gzip.; gunzip"),
+        ("a.jsonl", gzip.compress(ROW.encode()), "packed .gzip.; gunzip"),
+        ("a.jsonl", b"PK\x03\x04" + bytes(20), "zip"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd" + bytes(20), "Zstandard"),
+        ("a.jsonl", b"BZh91AY" + bytes(20), "bzip2"),
+        ("a.jsonl", b"\xfd7zXZ" + bytes(20), "xz"),
+        ("a.arrow", b"ARROW1" + bytes(20), "Arrow file; write it as Parquet"),
+        ("a.jsonl", ROW.encode("utf-16"), "UTF-16 text; iconv"),
+        ("a.jsonl", ROW.encode("utf-16-le"), "UTF-16 text; iconv"),
+        ("a.jsonl", ROW.encode("utf-16-be"), "UTF-16 text; iconv"),
+        ("a.json", f"[{ROW},{ROW}]".encode(), "one JSON array.*python -c"),
+        ("a.jsonl", json.dumps([GOOD], indent=1).encode(), "one JSON array"),
+        ("a.json", b"\xef\xbb\xbf [" + ROW.encode() + b"]", "one JSON array"),
+        ("a.json", json.dumps(GOOD, indent=2).encode(), "JSON over several lines"),
+        ("a.csv", b"id,question,answer\n1,Q,A\n", "CSV.*from_csv"),
+        ("a.jsonl", b"id,question,answer\n1,Q,A\n", "CSV"),
+        ("a.tsv", b"id\tquestion\tanswer\n1\tQ\tA\n", "CSV"),
+        ("a.csv", b'"id";"question"\n', "CSV"),
+        ("a.json", json.dumps({"data": [GOOD]}).encode(), "no 'id' .it has data"),
+        ("a.jsonl", b"\x89PNG\r\n", "line 1: not JSON"),
+    ],
+)
+def test_files_of_another_kind_are_refused_by_what_they_are(tmp_path, name, raw, what):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(ValueError, match=f"{name}.*{what}") as e:
+        open_questions(tmp_path / name)
+    assert "\n" not in str(e.value)
+
+
+def test_the_recipe_for_an_array_works(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([GOOD, {**GOOD, "id": 2}]))
+    with pytest.raises(ValueError) as e:
+        open_questions(tmp_path / "a.json")
+    recipe = str(e.value).partition("; ")[2]
+    recipe = recipe.replace("python", sys.executable, 1).replace(
+        "my.jsonl", str(tmp_path / "my.jsonl")
+    )
+    subprocess.run(recipe, shell=True, check=True)
+    assert [q.id for q in read(tmp_path / "my.jsonl")] == ["q1", "2"]
+
+
+def test_a_folder_without_questions_says_what_it_has(tmp_path):
+    write(tmp_path, GOOD, name="train.jsonl")
+    with pytest.raises(ValueError, match="no such file.*the folder has train.jsonl"):
+        open_questions(tmp_path)
+
+
+def test_parquet_without_the_suffix_is_read(tmp_path, cache):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"question": ["Q"], "answer": ["A"]}), tmp_path / "rows")
+    assert read(tmp_path / "rows")[0].answer == "A"
+
+
+# ---- the fingerprint -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_the_fingerprint_covers_every_row(tmp_path, cache, form):
+    """Each of 200 rows changed in turn, in question, answer, picture or source: another digest."""
+
+    def digest_of(rows):
+        if form == "jsonl":
+            return digest(open_questions(write(tmp_path, *rows)))
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", compression="none")
+        return digest(open_questions(tmp_path / "a.parquet"))
+
+    png(tmp_path, "a.png")
+    png(tmp_path, "b.png")
+    rows = [
+        {"id": f"q{n}", "question": "Q", "answer": "A", "image": "a.png", "source": "s"}
+        for n in range(200)
+    ]
+    seen = {digest_of(rows)}
+    assert seen == {digest_of(rows)}
+    changes = [("question", "R"), ("answer", "B"), ("image", "b.png"), ("source", "t")]
+    step = 1 if form == "jsonl" else 23
+    for n in range(0, 200, step):
+        key, value = changes[n % 4]
+        seen.add(digest_of([*rows[:n], {**rows[n], key: value}, *rows[n + 1 :]]))
+    assert len(seen) == 1 + len(range(0, 200, step))
+    assert digest_of(rows[:-1]) not in seen
+    assert digest(in_memory([Question("a", "Q", "A")])) != digest(
+        in_memory([Question("a", "Q", "B")])
+    )
+
+
+# ---- which questions a model can use -------------------------------------------------------------
+
+
+@pytest.fixture
+def late(tmp_path):
+    """34 questions; the last two are too long for 256 tokens."""
+    text = lambda n: "What is 1+2?" if n < 32 else "Add one and two. " * (20 if n == 32 else 90)
+    return write(
+        tmp_path, *({"id": f"l{n}", "question": text(n), "answer": "3"} for n in range(34))
+    )
+
+
+def test_a_long_prompt_anywhere_is_named_at_the_start(late, lm):
+    check = QuestionCheck(lm, 256)
+    with pytest.raises(BadRow, match="line 33, question l32: its prompt has [0-9]+ tokens") as e:
+        open_questions(late, check=check)
+    assert "line 34, question l33" in str(e.value) and "--max-prompt 256" in str(e.value)
+    assert "--skip-bad" in str(e.value) and "\n" not in str(e.value)
+    q = open_questions(late, check=check, skip_bad=True)
+    assert len(q) == 34 and q.good == list(range(32)) and list(q.bad) == [32, 33]
+    assert skipped(q).startswith(
+        "2 of 34 questions can't be used and are skipped: prompt too long: 2 ("
+    )
+    with pytest.raises(BadRow, match="question l32"):
+        q[32]
+    with pytest.raises(ValueError, match="no question with the id 'l33'"):
+        q.find("l33")
+    good, bad = fetch(q, range(30, 34), check)
+    assert [x.id for x in good] == ["l30", "l31"] and len(bad) == 2
+    open_questions(late, check=QuestionCheck(lm, 2048))  # allowed more
+
+
+def test_the_order_passes_over_bad_rows_and_keeps_its_place(late, lm):
+    """What a run draws with two rows left out is what it draws with all, less these two."""
+    q = open_questions(late, check=QuestionCheck(lm, 256), skip_bad=True)
+    some, position = [], 0
+    for k in (5, 17, 1, 30, 40):
+        got, position = take_good(q, 0, position, k)
+        assert len(got) == k
+        some += got
+    assert some == [i for i in take(34, 0, 0, position) if i < 32]
+    assert take_good(open_questions(late), 0, 3, 9) == (take(34, 0, 3, 9), 12)
+    assert digest(q) == digest(open_questions(late))  # a resumed run may skip others
+
+
+@settings(max_examples=60)
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=80),
+    st.integers(60, 260),
+    st.booleans(),
+)
+def test_the_check_is_the_length_of_the_prompt(lm, text, most, picture):
+    image = (Image.new("RGB", (40, 70)),) if picture else ()
+    q, check = Question("q", text, "1", image), QuestionCheck(lm, most)
+    tokens = model.length(lm, encode(lm, text + CLOSER, image))
+    assert check.tokens(q, "here") == tokens
+    if tokens <= most:
+        check(q, "here")
+    else:
+        with pytest.raises(BadRow, match=f"here: its prompt has {tokens} tokens, more than"):
+            check(q, "here")
+
+
+def test_pictures_of_every_kind_are_checked_by_their_headers(tmp_path, lm):
+    Image.new("1", (10, 5000)).save(tmp_path / "thin.png")
+    Image.effect_noise((100, 100), 50).save(tmp_path / "cut.png")
+    Image.new("RGB", (1200, 1200)).save(tmp_path / "large.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:400])
+    (tmp_path / "text.png").write_text("not an image")
+    pictures = ["no.png", "text.png", "cut.png", "thin.png", "large.png", "large.png"]
+    rows = [{**GOOD, "id": name + str(n), "image": name} for n, name in enumerate(pictures)]
+    file = write(tmp_path, *rows)
+    check = QuestionCheck(lm, 256)
+    reasons = lambda q: {i: e.reason for i, e in q.bad.items()}
+    q = open_questions(file, check=check, skip_bad=True)
+    assert reasons(q) == {
+        0: "image missing",
+        1: "image does not open",
+        2: "image does not open",
+        3: "image does not fit the model",
+    }
+    assert q.n_pictures == 2
+    with pytest.raises(BadRow, match="line 1: there is no image.*line 2.*line 3.*line 4.*refuses"):
+        open_questions(file, check=check)
+    text_only = replace(lm, image_processor=None)
+    q = [{**GOOD, "id": "t"}, *rows[4:]]
+    q = open_questions(write(tmp_path, *q), check=QuestionCheck(text_only, 256), skip_bad=True)
+    assert q.good == [0] and {e.reason for e in q.bad.values()} == {"picture for a text model"}
+    with pytest.raises(BadRow, match="line 1, question large.png4: .*reads text only"):
+        open_questions(
+            write(tmp_path, *rows[4:]), check=QuestionCheck(text_only, 256), skip_bad=True
+        )
+
+
+def test_max_pixels_is_what_is_measured(tmp_path, lm):
+    Image.new("RGB", (120, 120)).save(tmp_path / "a.png")
+    [q] = open_questions(write(tmp_path, {**GOOD, "image": "a.png"}))
+    for most in (0, 60 * 60):
+        images = decode(q.images, q.id, most)
+        want = model.length(lm, encode(lm, q.question + CLOSER, images))
+        assert QuestionCheck(lm, 999, max_pixels=most).tokens(q, "") == want
+    assert QuestionCheck(lm, 999).tokens(q, "") > want
+
+
+def test_a_row_that_turns_bad_later_is_found_when_it_is_fetched(tmp_path, lm):
+    png(tmp_path)
+    check = QuestionCheck(lm, 256)
+    file = write(tmp_path, *({**GOOD, "id": f"q{n}", "image": "a.png"} for n in range(40)))
+    q = open_questions(file, check=check)
+    (tmp_path / "a.png").unlink()
+    good, bad = fetch(q, [3, 35], check)
+    assert not good and [e.reason for e in bad] == ["image missing"] * 2
+    assert "questions.jsonl, line 4, question q3" in str(bad[0])
+    check_pictures(Question("x", "Q", "A"), "")
+
+
+def test_the_tiny_world_can_be_used_as_it_is(questions, lm):
+    for some in questions.values():
+        q = in_memory(some, "tiny", QuestionCheck(lm, 256))
+        assert len(q) == len(some) and not q.bad
+    with pytest.raises(BadRow, match="tiny, question .*--max-prompt 3.* more rows"):
+        in_memory(questions["text"], "tiny", QuestionCheck(lm, 3))
+
+
+def test_training_on_jsonl_needs_no_package_of_the_corpus_builder(tmp_path):
+    file = write(tmp_path, GOOD)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.modules['datasets'] = None\n"
+        "import data; print(len(data.open_questions(sys.argv[2])), 'torch' in sys.modules)\n"
+        "print([m for m in sys.modules if m.split('.')[0] == 'corpus'])"
+    )
+    argv = [sys.executable, "-c", code, str(Path(__file__).parent.parent), str(file)]
+    out = subprocess.run(argv, capture_output=True, text=True)
+    assert out.stdout == "1 False\n[]\n", out.stderr
+
+
 @pytest.mark.slow
 def test_77000_rows_open_in_seconds_and_do_not_live_in_memory(tmp_path):
     """Rows of 4 kB, 300 MB in all, each with an image file: printed are the seconds to open and the
@@ -538,14 +858,19 @@ def test_77000_rows_open_in_seconds_and_do_not_live_in_memory(tmp_path):
                 )
                 + "\n"
             )
-    code = (
-        # ru_maxrss would count the parent's memory
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import data\n"
-        "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024\n"
-        "before, t = peak(), time.process_time(); q = data.open_questions(sys.argv[2]); t = time.process_time() - t\n"
-        "for i in data.take(len(q), 0, 0, 2000): assert q[i].answer == str(i) == q.find(f'set/part/{i}').answer\n"
-        "print(t, peak() - before)"
-    )
+    code = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import data
+# ru_maxrss would count the parent's memory
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+before, t = peak(), time.process_time()
+q = data.open_questions(sys.argv[2])
+t = time.process_time() - t
+for i in data.take(len(q), 0, 0, 2000):
+    assert q[i].answer == str(i) == q.find(f"set/part/{i}").answer
+print(t, peak() - before)
+"""
     out = subprocess.run(
         [sys.executable, "-c", code, str(Path(__file__).parent.parent), str(tmp_path)],
         capture_output=True,
@@ -554,4 +879,4 @@ def test_77000_rows_open_in_seconds_and_do_not_live_in_memory(tmp_path):
     )
     seconds, grown = map(float, out.stdout.split())
     print(f"\n77,000 rows opened in {seconds:.1f} s of CPU, {grown:.0f} MB more memory")
-    assert seconds < 6 and grown < 100
+    assert seconds < 30 and grown < 100

@@ -421,6 +421,63 @@ def test_a_sub_set_of_which_nothing_is_left_stands_in_the_report(tmp_path, build
     )
 
 
+@pytest.mark.parametrize(
+    "exact, golds",
+    [
+        (
+            True,
+            "A|(B)|C.|b|x|ABD|3|-3.5|1,234|25%|$5|45\\\\degree|3 cm|12 km/h|10:30 am|1/2|x=5|2xy+3|H2O",
+        ),
+        (
+            True,
+            "\\\\frac{1}{2}|x^2+1|\\\\pi|\\\\sqrt{2}|(0,1)|\\\\{1, 2\\\\}|sin(30)|5\\\\text{ cm}|x=3 or x=-3|y \\\\le 2",
+        ),
+        (
+            False,
+            "red|yes|a cat|three|NaCl|up|San Francisco|3 apples|5 of 6|12 May 2020|\\\\text{red}",
+        ),
+        (
+            False,
+            "5 \\\\text{ red balls}|caf\u00e9 3|\u7ea2|\u7ea2 3|It is 3.|?|2 {|the 3rd|No, 3 are",
+        ),
+    ],
+)
+def test_which_golds_need_a_judge(exact, golds):
+    """By hand, from the rule: option letters, numbers and formulas are exact."""
+    golds = golds.replace("\\\\", "\\").split("|")
+    assert {g: sources.is_exact(g) for g in golds} == {g: exact for g in golds}
+
+
+def test_free_form_golds_are_marked_and_the_rule_is_in_the_report(tmp_path, build):
+    golds = ["4", "B", "a cat", "x^2", "['two', '2']", "['2', 'two']"]
+    kinds = [
+        "numeric",
+        "multiple_choice",
+        "string_match",
+        "string_match",
+        *["list_string_match"] * 2,
+    ]
+    rows = [vero(n, gold=g, kind=k) for n, (g, k) in enumerate(zip(golds, kinds))]
+    fx.write_vero(tmp_path / "vero", {"stem-tqa": rows})
+    report, rows = build(tmp_path / "vero")
+    assert [r.get("free_form", False) for r in rows] == [False, False, True, False, True, False]
+    assert report["free_form"] == only(report, name="stem-tqa")["free_form"] == 2
+    assert sources.EXACT_RULE in report["choices"]
+    text = (tmp_path / "out/report.md").read_text()
+    assert sources.EXACT_RULE in text and "6 rows, 2 of them free-form" in text
+    assert [q.free_form for q in data.read(tmp_path / "out")] == [
+        bool(r.get("free_form")) for r in rows
+    ]
+
+
+def test_golds_of_the_sources_are_unwrapped(tmp_path, build):
+    rows = [
+        mmfr(n, answer=g) for n, g in enumerate(["\\boxed{3}", "<answer>a cat</answer>", "#### 4"])
+    ]
+    fx.write_mmfr(tmp_path / "mmfr", rows)
+    assert [r["answer"] for r in build("", tmp_path / "mmfr")[1]] == ["3", "a cat", "4"]
+
+
 def test_limit(tmp_path, build):
     fx.write_vero(tmp_path / "vero", {"stem-tqa": [vero(n) for n in range(20)]}, shards=3)
     assert only(build(tmp_path / "vero", limit=9)[0], name="stem-tqa")["seen"] == 9

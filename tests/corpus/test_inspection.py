@@ -131,6 +131,32 @@ def test_check_measures_prompts(tmp_path, lm, capsys):
     }
 
 
+def test_check_finds_answers_that_nobody_can_give(tmp_path, capsys):
+    """A messages list, an object, not-a-number; a gold that earns nothing in its own box; and, as
+    a remark, sentences that are compared exactly.
+    """
+    long = "because " * 11
+    rows = [
+        {"id": 1, "question": [{"role": "user", "content": "Q"}], "answer": "3"},
+        {**GOOD, "id": 2, "answer": {"ground_truth": "3"}},
+        {**GOOD, "id": 3, "answer": float("nan")},
+        {**GOOD, "id": 4, "answer": "3}"},
+        {**GOOD, "id": 5, "answer": "<answer> 3 </answer>"},
+        {**GOOD, "id": 6, "answer": long},
+        {**GOOD, "id": 7, "answer": long + "it", "free_form": True},
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert data.main(["check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert reported(out) == {
+        "answer of a wrong type": [2, 3],
+        "question of a wrong type": [1],
+        "answer can't be matched": [4],
+    }
+    assert "7 rows, 3 can be used, 4 can't" in out
+    assert "1 answers are sentences and compared exactly" in out and "line 6" in out
+
+
 def test_check_of_parquet(tmp_path, capsys, monkeypatch):
     import corpus_fixtures as fx
     import datasets
