@@ -262,7 +262,7 @@ def open_questions(spec, columns=None, check=None, skip_bad=False):
     check = check or QuestionCheck()
     rows = open_rows(spec, columns)
     handles, numbers, ids, bad, n_pictures = array("Q"), array("Q"), [], {}, 0
-    for i, (handle, number, q) in enumerate(scan(rows)):
+    for i, (handle, number, q) in enumerate(scan(rows, pictures=True)):
         handles.append(handle)
         numbers.append(number)
         if isinstance(q, Question):
@@ -302,12 +302,12 @@ def _tried(question, place, check, whole):
     return question
 
 
-def scan(rows):
-    """(handle, number, Question or BadRow) of every row; a repeated id is a BadRow too. Pictures
-    are not opened.
+def scan(rows, pictures=False):
+    """(handle, number, Question or BadRow) of every row; a repeated id is a BadRow too. pictures:
+    with those that stand in Parquet files, too; none is opened.
     """
     seen = set()
-    for handle, number, row in rows.scan():
+    for handle, number, row in rows.scan(pictures):
         if not isinstance(row, BadRow):
             where = rows.where(number)
             try:

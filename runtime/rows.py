@@ -22,11 +22,15 @@ KEYS = ("id", "question", "answer", "images", "source", "free_form", "choices")
 MAX_LINE = 500_000_000  # bytes of one JSONL line, inline pictures included
 # what a gold answer stands in elsewhere; the last group is the answer
 DRESS = (
-    re.compile(r"(?is).*[<\[](answer|conclusion)[>\]](.*?)(?:[<\[]/\1[>\]]|\Z)"),
+    re.compile(r"(?is).*[<\[]((?:final[_ ])?answer|ans|conclusion)[>\]](.*?)(?:[<\[]/\1[>\]]|\Z)"),
     re.compile(r"(?is).*<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)"),
     re.compile(r"(?s).*####[ \t]*([^\n#]+)\s*\Z"),  # GSM8K
+    re.compile(r"(?s)\s*[$\s]*\\fbox\{(.*)\}[$.\s]*\Z"),
 )
-LAST_LINE = re.compile(r"(?is).*\n[^\n]*\banswer(?: is:?|:)[ \t]+([^\n]+)\Z")
+# the end of a solution in sentences
+SENTENCE = re.compile(
+    r"(?is).*\banswer(?: is:?|:)[ \t]+([^\n]{1,80}?)\.?(?: I hope it is correct\.?)?\s*\Z"
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # how files begin that are no JSONL
 SIGNS = {
@@ -34,6 +38,8 @@ SIGNS = {
     b"BZh": "packed (bzip2); bunzip2 {0}",
     b"\xfd7zXZ": "packed (xz); unxz {0}",
     b"\x28\xb5\x2f\xfd": "packed (Zstandard); unzstd {0}",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; git lfs pull",
+    b"<": "a web page or XML; was the download complete?",
     b"PK\x03\x04": "packed (zip, or a spreadsheet); unpack it, or export it as CSV",
     b"ARROW1": "an Arrow file; write it as Parquet",
     b"\xff\xfe": "UTF-16 text; iconv -f UTF-16 -t UTF-8 {0} > my.jsonl",
@@ -71,7 +77,11 @@ def open_rows(spec, columns=None):
         path = file
     if path.is_file():
         head = path.open("rb").read(4096)
-        if path.suffix == ".parquet" or head.startswith(b"PAR1"):
+        if (
+            path.suffix == ".parquet"
+            and not head.startswith(b"version ")
+            or head.startswith(b"PAR1")
+        ):
             return Table(str(path), [path], columns)
         refuse_format(path, head)
         return JsonLines(path, columns)
@@ -117,7 +127,7 @@ class JsonLines:
         self.name, self.folder, self.columns = str(file), str(file.parent), columns or {}
         self.content = hashlib.sha256()  # of all that scan() has read
 
-    def scan(self):
+    def scan(self, pictures=True):
         with open(self.name, "rb") as lines:
             at = number = 0
             while line := lines.readline(MAX_LINE):
@@ -176,8 +186,7 @@ class Table:
         kinds = {f.name: str(f.type) for f in self._data.features.arrow_schema}
         self._short = [c for c, kind in kinds.items() if kind in ("float", "halffloat")]
         heavy = self.columns["images"].split(".")[0]
-        inline = "binary" in kinds.get(heavy, "")
-        self._light = self._data.remove_columns([heavy]) if inline else self._data
+        self._heavy = heavy if "binary" in kinds.get(heavy, "") else None
 
     def _load(self, datasets, files):
         if files is None:
@@ -210,11 +219,15 @@ class Table:
                 )
         return wanted
 
-    def scan(self):
-        number = 0
-        for some in self._light.iter(1000):
+    def scan(self, pictures=False):
+        """pictures: with those that stand in the rows, which is much to read."""
+        number, data = 0, self._data
+        if self._heavy and not pictures:
+            data = data.remove_columns([self._heavy])
+        for some in data.iter(100):
             for row in some.to_pylist():
-                self.content.update(repr(row).encode("utf-8", "replace"))
+                known = {k: v for k, v in row.items() if k != self._heavy}
+                self.content.update(repr(known).encode("utf-8", "replace"))
                 number += 1
                 yield number - 1, number, self._row(row, number)
 
@@ -297,13 +310,13 @@ def golds_of(answer, free_form, where):
 
 def unwrapped(gold, free_form=False):
     """A gold answer without what other sets wrap it in: reasoning, tags, "#### 4", a box, and,
-    unless a judge reads it, a solution before its last line "The answer is 4".
+    unless a judge reads it, the sentences before "the answer is 4".
     """
     before = None
     while gold != before:
         before = gold
         gold = gold.rpartition("</think>")[2]
-        for pattern in DRESS if free_form else (*DRESS, LAST_LINE):
+        for pattern in DRESS if free_form else (*DRESS, SENTENCE):
             if found := pattern.match(gold):
                 gold = found[found.lastindex]
         boxed = last_boxed(gold)

@@ -558,7 +558,13 @@ def test_numbers_of_parquet_are_what_was_written(tmp_path, cache):
         ("First, two.\nThen one.\nThe answer is: 3", "3"),
         ("Two and one.\nAnswer: 3 apples", "3 apples"),
         ("reasoning</think>3", "3"),
-        ("The answer is: 3", "The answer is: 3"),  # one line: the grader knows that one itself
+        ("The answer is: 3", "3"),
+        ("Final Answer: The final answer is $3$. I hope it is correct.", "$3$"),
+        ("So the answer is 3.", "3"),
+        ("\\fbox{3}", "3"),
+        ("<final_answer>3</final_answer>", "3"),
+        ("answering: 3", "answering: 3"),
+        ("the answer", "the answer"),
         ("# 3", "# 3"),
         ("a < b", "a < b"),
         ("C#", "C#"),
@@ -613,6 +619,9 @@ ROW = json.dumps(GOOD)
         ("a.jsonl", b"\x28\xb5\x2f\xfd" + bytes(20), "Zstandard"),
         ("a.jsonl", b"BZh91AY" + bytes(20), "bzip2"),
         ("a.jsonl", b"\xfd7zXZ" + bytes(20), "xz"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "LFS pointer"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "LFS pointer"),
+        ("a.jsonl", b"<!doctype html><title>404</title>", "web page"),
         ("a.arrow", b"ARROW1" + bytes(20), "Arrow file; write it as Parquet"),
         ("a.jsonl", ROW.encode("utf-16"), "UTF-16 text; iconv"),
         ("a.jsonl", ROW.encode("utf-16-le"), "UTF-16 text; iconv"),
@@ -790,6 +799,32 @@ def test_pictures_of_every_kind_are_checked_by_their_headers(tmp_path, lm):
         open_questions(
             write(tmp_path, *rows[4:]), check=QuestionCheck(text_only, 256), skip_bad=True
         )
+
+
+def test_pictures_inside_parquet_files_are_checked_like_others(tmp_path, cache, lm):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    large = io.BytesIO()
+    Image.new("RGB", (120, 120)).save(large, "PNG")
+    images = [raw_png(1), large.getvalue(), b"not an image", raw_png(2)[:40], None]
+    for form in ("bytes", "struct", "list"):
+        wrap = {
+            "bytes": lambda b: b,
+            "struct": lambda b: {"bytes": b, "path": "x.png"},
+            "list": lambda b: [{"bytes": b, "path": "x.png"}],
+        }[form]
+        rows = [{"question": "Q", "answer": "A", "image": b and wrap(b)} for b in images]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+        q = open_questions(tmp_path, check=QuestionCheck(lm, 256), skip_bad=True)
+        assert {i: e.reason for i, e in q.bad.items()} == {
+            2: "image does not open",
+            3: "image does not open",
+        }
+        assert q.n_pictures == 2 and digest(q) == digest(open_questions(tmp_path, skip_bad=True))
+        tokens = [QuestionCheck(lm, 999).tokens(q[i], "") for i in (0, 1)]
+        least = open_questions(tmp_path, check=QuestionCheck(lm, tokens[0]), skip_bad=True)
+        assert tokens[0] < tokens[1] and least.good == [0, 4]
 
 
 def test_max_pixels_is_what_is_measured(tmp_path, lm):
