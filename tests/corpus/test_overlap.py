@@ -57,10 +57,8 @@ def test_pictures_survive_scaling_and_jpeg_and_differ_from_each_other():
 
 
 def test_plain_pictures_are_left_out():
-    assert (
-        picture_hash(Image.new("RGB", (100, 100), "white")) is None
-        and picture_hash(Image.new("RGB", (1, 1))) is None
-    )
+    assert picture_hash(Image.new("RGB", (100, 100), "white")) is None
+    assert picture_hash(Image.new("RGB", (1, 1))) is None
     noise = Image.effect_noise((300, 300), 3)
     assert picture_hash(noise) is None  # sensor noise is no edge
 
@@ -153,11 +151,9 @@ def test_compare_by_hand(sets):
 def test_command_line(sets, tmp_path, capsys):
     assert data.main(["overlap", *sets, "--json", str(tmp_path / "pairs.json")]) == 1
     out = capsys.readouterr().out
-    assert (
-        "leaks: 2 of the second set's questions, 2 of the first's" in out
-        and "'t0'  =  'e0'" in out
-        and "1 that do not open" in out
-    )
+    assert "leaks: 2 of the second set's questions, 2 of the first's" in out
+    assert "'t0'  =  'e0'" in out
+    assert "1 that do not open" in out
     assert json.loads((tmp_path / "pairs.json").read_text())["picture"] == [["t1", "e1"]]
     (tmp_path / "other.jsonl").write_text(
         json.dumps({"id": 1, "question": "Something else", "answer": "1"}) + "\n"
