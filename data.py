@@ -106,14 +106,18 @@ class Questions(Sequence):
         """Indices of all rows that are not known to be bad."""
         return [i for i in range(len(self)) if i not in self.bad]
 
-    def find(self, id):
-        """The Question with this id. Raises ValueError: a replay buffer of another set's run."""
+    def place(self, id):
+        """Index of the Question with this id. Raises ValueError: a buffer of another set's run."""
         if id not in self._index:
             raise ValueError(
                 f"{self.name}: there is no question with the id {id!r}; "
                 f"is it the data set that this run began with?"
             )
-        return self._load(self._index[id])
+        return self._index[id]
+
+    def find(self, id):
+        """The Question with this id. Raises ValueError."""
+        return self[self.place(id)]
 
 
 class QuestionCheck:
@@ -213,7 +217,7 @@ def refuse(bad):
     text = "; ".join([first.detail, *map(str, rest[: NAMED - 1])])
     if len(bad) > NAMED:
         text += f"; and {len(bad) - NAMED} more rows"
-    advice = "python data.py check names all such rows, --fix there or --skip-bad leaves them out"
+    advice = "python data.py check --tokenizer STUDENT names all; --skip-bad leaves them out"
     raise BadRow(first.where, first.reason, f"{text} ({advice})")
 
 
@@ -344,11 +348,6 @@ def fetch(questions, indices, check=None):
     return good, bad
 
 
-def digest(questions):
-    """A short name of a data set's content: a resumed run must go on with the same questions."""
-    return questions.digest
-
-
 # ---- the order -----------------------------------------------------------------------------------
 
 
@@ -399,7 +398,7 @@ def to_question(row, where, folder):
             detail = f"the row has no {key!r} (it has {has}); give it one, or say which: --map"
             raise BadRow(where, f"no {key}", detail)
     if row.get("choices"):
-        text, golds = with_choices(text, golds, row["choices"], where)
+        text, golds = with_choices(text, golds, row, where)
     for value in (id, text, *golds):
         check_text(value, where)
     images, also = images_of(row.get("images"), where, folder), tuple(golds[1:])

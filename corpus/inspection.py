@@ -142,7 +142,7 @@ class Copy:
         row = {k: v for k, v in row.items() if k != "images"}
         if q.images:
             row["images"] = [self._image(image, k) for k, image in enumerate(q.images)]
-        self.lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
     def _image(self, image, k):
         name, raw = "", raw_bytes(image)

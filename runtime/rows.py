@@ -77,11 +77,7 @@ def open_rows(spec, columns=None):
         path = file
     if path.is_file():
         head = path.open("rb").read(4096)
-        if (
-            path.suffix == ".parquet"
-            and not head.startswith(b"version ")
-            or head.startswith(b"PAR1")
-        ):
+        if head.startswith(b"PAR1") or (path.suffix == ".parquet" and b"git-lfs" not in head):
             return Table(str(path), [path], columns)
         refuse_format(path, head)
         return JsonLines(path, columns)
@@ -293,7 +289,7 @@ def wrong_type(value, key, where):
     what, advice = f"{value!r:.60}", "expected a text"
     if isinstance(value, dict):
         what = f"an object with the keys {', '.join(map(str, value))[:100]}"
-        advice = f"--map {key}={key}.KEY takes one of them"
+        advice = f"--map {key}=COLUMN.KEY takes one of them"
     elif isinstance(value, float):
         what = f"{value}, not a finite number"
     elif isinstance(value, (list, tuple)):
@@ -324,22 +320,25 @@ def unwrapped(gold, free_form=False):
     return gold
 
 
-def with_choices(text, golds, choices, where):
+def with_choices(text, golds, row, where):
     """(the question's text with lettered lines, the golds as letters). Raises BadRow."""
+    choices, answer = row["choices"], row["answer"]
     fine = isinstance(choices, list) and all(isinstance(c, str) for c in choices)
     if not fine or len(choices) > len(LETTERS):
         detail = f"'choices' must be a list of at most {len(LETTERS)} texts"
         raise BadRow(where, "bad choices", detail)
     letters = LETTERS[: len(choices)]
     lines = [f"{letter}. {c}" for letter, c in zip(letters, choices)]
-    found = [_letter(gold, choices, letters, where) for gold in golds]
+    answers = answer if isinstance(answer, (list, tuple)) else [answer]
+    positions = {as_text(g, "answer", where) for g in answers if not isinstance(g, str)}
+    found = [_letter(gold, choices, letters, gold in positions, where) for gold in golds]
     return "\n".join([text, *lines]), list(dict.fromkeys(found))
 
 
-def _letter(gold, choices, letters, where):
+def _letter(gold, choices, letters, is_position, where):
     same = [letter for letter, c in zip(letters, choices) if c.strip() == gold]
     named = gold.strip("().: ").upper()
-    if gold.isdecimal() and int(gold) < len(choices):
+    if is_position and gold.isdecimal() and int(gold) < len(choices):
         named = letters[int(gold)]
     elif (m := re.match(r"\(?([A-Z])[).:]\s*(.+)", gold)) and m[2] in map(str.strip, choices):
         named = m[1]  # "B. four"
@@ -347,9 +346,7 @@ def _letter(gold, choices, letters, where):
         detail = f"the answer {gold!r} is the text of one choice and names another one"
         raise BadRow(where, "answer is no choice", detail)
     if not same and (len(named) != 1 or named not in letters):
-        detail = (
-            f"the answer {gold!r} is neither a letter, a position from 0, nor one of the choices"
-        )
+        detail = f"the answer {gold!r} is neither a letter nor a position from 0 nor a choice"
         raise BadRow(where, "answer is no choice", detail)
     return same[0] if same else named
 

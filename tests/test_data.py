@@ -22,7 +22,6 @@ from data import (
     Question,
     QuestionCheck,
     check_pictures,
-    digest,
     fetch,
     in_memory,
     open_questions,
@@ -204,12 +203,12 @@ def test_the_fingerprint_covers_every_row(tmp_path, cache, form):
 
     def digest_of(rows):
         if form == "jsonl":
-            return digest(open_questions(write(tmp_path, *rows)))
+            return open_questions(write(tmp_path, *rows)).digest
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", compression="none")
-        return digest(open_questions(tmp_path / "a.parquet"))
+        return open_questions(tmp_path / "a.parquet").digest
 
     png(tmp_path, "a.png")
     png(tmp_path, "b.png")
@@ -226,9 +225,8 @@ def test_the_fingerprint_covers_every_row(tmp_path, cache, form):
         seen.add(digest_of([*rows[:n], {**rows[n], key: value}, *rows[n + 1 :]]))
     assert len(seen) == 1 + len(range(0, 200, step))
     assert digest_of(rows[:-1]) not in seen
-    assert digest(in_memory([Question("a", "Q", "A")])) != digest(
-        in_memory([Question("a", "Q", "B")])
-    )
+    one, other = (in_memory([Question("a", "Q", answer)]) for answer in "AB")
+    assert one.digest != other.digest
 
 
 # ---- which questions a model can use -------------------------------------------------------------
@@ -273,7 +271,7 @@ def test_the_order_passes_over_bad_rows_and_keeps_its_place(late, lm):
         some += got
     assert some == [i for i in take(34, 0, 0, position) if i < 32]
     assert take_good(open_questions(late), 0, 3, 9) == (take(34, 0, 3, 9), 12)
-    assert digest(q) == digest(open_questions(late))  # a resumed run may skip others
+    assert q.digest == open_questions(late).digest  # a resumed run may skip others
 
 
 @settings(max_examples=60)
@@ -345,7 +343,7 @@ def test_pictures_inside_parquet_files_are_checked_like_others(tmp_path, cache, 
             2: "image does not open",
             3: "image does not open",
         }
-        assert q.n_pictures == 2 and digest(q) == digest(open_questions(tmp_path, skip_bad=True))
+        assert q.n_pictures == 2 and q.digest == open_questions(tmp_path, skip_bad=True).digest
         tokens = [QuestionCheck(lm, 999).tokens(q[i], "") for i in (0, 1)]
         least = open_questions(tmp_path, check=QuestionCheck(lm, tokens[0]), skip_bad=True)
         assert tokens[0] < tokens[1] and least.good == [0, 4]

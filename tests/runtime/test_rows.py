@@ -382,11 +382,29 @@ def test_golds_in_another_dress_are_unwrapped(tmp_path, gold, want):
 
 @pytest.mark.parametrize(
     "gold, letter",
-    [("<answer>B</answer>", "B"), ("B. four", "B"), ("(A) three", "A"), ("\\boxed{B}", "B")],
+    [
+        ("<answer>B</answer>", "B"),
+        ("B. four", "B"),
+        ("four", "B"),
+        ("(A) three", "A"),
+        ("\\boxed{B}", "B"),
+    ],
 )
 def test_dressed_letters_of_choices(tmp_path, gold, letter):
     [q] = read(write(tmp_path, {**GOOD, "choices": ["three", "four"], "answer": gold}))
     assert q.answer == letter
+
+
+def test_a_number_is_a_position_and_its_text_is_not(tmp_path):
+    numbers = {**GOOD, "choices": ["1", "2", "0"]}
+    assert read(write(tmp_path, {**numbers, "answer": "2"}))[0].answer == "B"
+    for answer in (2, 2.0):
+        with pytest.raises(BadRow, match="names another one"):
+            read(write(tmp_path, {**numbers, "answer": answer}))
+    words = {**GOOD, "choices": ["three", "four"]}
+    assert read(write(tmp_path, {**words, "answer": 1.0}))[0].answer == "B"
+    with pytest.raises(BadRow, match="'1' is neither a letter"):
+        read(write(tmp_path, {**words, "answer": "1"}))
 
 
 def test_free_form_answers_keep_their_sentences(tmp_path):
