@@ -238,6 +238,12 @@ def skipped(questions):
     return f"{n} questions can't be used and are skipped: {counts} ({names})"
 
 
+def prompt_lengths(questions, check, probes=256):
+    """Tokens of the plain prompts of some usable questions, spread over the set; sorted."""
+    some = questions.good[:: max(1, len(questions.good) // probes)]
+    return sorted(check.tokens(questions[i], questions.where(i)) for i in some)
+
+
 def in_memory(questions, name="questions", check=None, skip_bad=False):
     """A list of Question as Questions (the tiny world's, tests), checked where there is a check.
     Raises as open_questions().
@@ -346,6 +352,11 @@ def fetch(questions, indices, check=None):
         except BadRow as e:
             bad.append(e)
     return good, bad
+
+
+def digest(questions):
+    """A short name of a data set's content: a resumed run must go on with the same questions."""
+    return questions.digest
 
 
 # ---- the order -----------------------------------------------------------------------------------

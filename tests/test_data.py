@@ -25,6 +25,7 @@ from data import (
     fetch,
     in_memory,
     open_questions,
+    prompt_lengths,
     read,
     refuse,
     skipped,
@@ -258,7 +259,10 @@ def test_a_long_prompt_anywhere_is_named_at_the_start(late, lm):
         q.find("l33")
     good, bad = fetch(q, range(30, 34), check)
     assert [x.id for x in good] == ["l30", "l31"] and len(bad) == 2
-    open_questions(late, check=QuestionCheck(lm, 2048))  # allowed more
+    all_ = open_questions(late, check=QuestionCheck(lm, 2048))  # allowed more
+    lengths = prompt_lengths(all_, check)
+    assert len(lengths) == 34 and lengths[:32] == [lengths[0]] * 32 and lengths[32] > 256
+    assert len(prompt_lengths(q, check)) == 32 and len(prompt_lengths(q, check, probes=4)) == 4
 
 
 def test_the_order_passes_over_bad_rows_and_keeps_its_place(late, lm):

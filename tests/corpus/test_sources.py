@@ -401,10 +401,10 @@ def hostile():
             vero(image=".."),
         ],
         "question too long": [
-            vero(question=q + "a" * 50_000_000),
+            vero(question=q + "a" * 2_000_000),
             vero(question=q + "\u202e" * 40_000),
         ],
-        "answer > 512 characters": [vero(gold="7" * 50_000_000)],
+        "answer > 512 characters": [vero(gold="7" * 2_000_000)],
         "control or direction character": [
             vero(question=c.join("How many?"))
             for c in ("\0", "\x1b[2J", "\x7f", "\x85", "\u202e", "\u2066", "\u200f", "\u061c")
