@@ -37,6 +37,7 @@ import os
 import random
 import re
 import sys
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -139,11 +140,11 @@ class QuestionCheck:
             return
         visual, text = self._visual_tokens(question, where), question.question
         frame = self._frame(len(question.images))
-        # A token stands for at least one character of ASCII text, so that most questions need no
-        # tokenizer. 8: how a tokenizer joins texts may differ by a token or two.
-        if not question.video and text.isascii():
-            if frame + visual + len(text) + 8 <= self.max_prompt:
-                return
+        # A token stands for at least one byte of the text, however that is normalised, so that most
+        # questions need no tokenizer. 8: how texts are joined may cost a token or two.
+        most = max(len(t.encode()) for t in (text, unicodedata.normalize("NFKD", text)))
+        if not question.video and frame + visual + most + 8 <= self.max_prompt:
+            return
         tokens = self.tokens(question, where)
         if tokens > self.max_prompt:
             detail = f"its prompt has {tokens} tokens, more than --max-prompt {self.max_prompt}"

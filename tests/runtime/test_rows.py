@@ -12,12 +12,14 @@ import sys
 from decimal import Decimal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from question_fixtures import GOOD, png, raw_png, write
 
-from data import open_questions, read
+from data import open_questions, read, to_question
 from pictures import decode
 from reward import grade
-from runtime.rows import BadRow, parse_map
+from runtime.rows import KEYS, BadRow, parse_map
 
 
 @pytest.fixture
@@ -335,6 +337,25 @@ def test_numbers_of_parquet_are_what_was_written(tmp_path, cache):
         table = pa.table({"question": ["Q"], "answer": pa.array([value], kind)})
         pq.write_table(table, tmp_path / "a.parquet")
         assert read(tmp_path)[0].answer == want
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(st.fixed_dictionaries({}, optional={key: JSON for key in KEYS}))
+def test_any_json_is_a_question_or_a_bad_row(row):
+    try:
+        q = to_question({"id": 1, "question": "Q", "answer": "A", **row}, "here", "/nowhere")
+    except BadRow as e:
+        assert str(e).startswith("here: ") and e.reason
+        return
+    assert all(isinstance(text, str) for text in (q.id, q.question, q.source, *q.golds))
+    assert q.id and q.question.strip() and all(q.golds) and not q.images
 
 
 # ---- answers in another dress --------------------------------------------------------------------
