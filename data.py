@@ -234,7 +234,9 @@ def skipped(questions):
     bad = list(questions.bad.values())
     reasons = Counter(e.reason for e in bad).most_common()
     counts = ", ".join(f"{reason}: {n}" for reason, n in reasons)
-    names = "; ".join(map(str, bad[:3])) + "; ..." * (len(bad) > 3)
+    names = "; ".join(map(str, bad[:3]))
+    if len(bad) > 3:
+        names += "; ..."
     n = f"{len(bad)} of {len(questions)}"
     return f"{n} questions can't be used and are skipped: {counts} ({names})"
 

@@ -80,7 +80,7 @@ VERO_PLAN = {
     "chartqa": (1, [_O + "chartqa_difficulty"]),
     "arxivqa": (1, [_O + "arxivqa_formatted"]),
     "reachqa": (1, [_O + "reachqa"]),
-    "ecd_vqa": (1, [_O + "ecd_vqa"]),  # our guess, see corpus.py
+    "ecd_vqa": (1, [_O + "ecd_vqa"]),  # our guess, see build.py
     "pathvqa": (2, ["stem-pathvqa"]),
     "vqarad": (2, ["stem-vqarad"]),
     "raven": (2, ["stem-raven"]),
