@@ -163,6 +163,8 @@ def test_parquet(tmp_path, cache, kind):
     """Each way that Parquet files hold images: the hub's Image, a list of them, a plain struct,
     bytes, and paths.
     """
+    import pyarrow.parquet as pq
+
     png(tmp_path, "p.png")
     raw, d = [raw_png(n) for n in range(6)], cache
     values = {
@@ -179,57 +181,36 @@ def test_parquet(tmp_path, cache, kind):
         "bytes": d.Value("binary"),
         "path": d.Value("string"),
     }[kind]
-    features = d.Features(
-        {
-            "problem": d.Value("string"),
-            "gold": {"text": d.Value("int64")},
-            "image": feature,
-            "other": d.Value("string"),
-        }
-    )
-    for part in range(2):
-        rows = [
-            {
-                "problem": f"Q{n}",
-                "gold": {"text": n},
-                "image": values[n] if n else None,
-                "other": "x",
-            }
-            for n in range(3 * part, 3 * part + 3)
-        ]
-        data = d.Dataset.from_list(rows, features=features)
-        import pyarrow.parquet as pq
+    text, columns = d.Value("string"), parse_map("question=problem,answer=gold.text")
+    features = {
+        "problem": text,
+        "gold": {"text": d.Value("int64")},
+        "image": feature,
+        "other": text,
+    }
 
+    def write_part(part, golds):
+        rows = [
+            {"problem": f"Q{n}", "gold": {"text": gold}, "image": values[n], "other": "x"}
+            for n, gold in enumerate(golds, 3 * part)
+        ]
+        rows[0]["image"] = None
+        data = d.Dataset.from_list(rows, features=d.Features(features))
         pq.write_table(data.data.table, tmp_path / f"part{part}.parquet")
-    with pytest.raises(
-        ValueError,
-        match="no column 'question'.*gold, image, other.*--map"
-        if kind == "feature"
-        else "no column",
-    ):
+
+    write_part(0, [0, 1, 2])
+    write_part(1, [3, 4, 5])
+    with pytest.raises(ValueError, match="no column 'question'.*gold, image, other.*--map"):
         open_questions(tmp_path)
-    q = open_questions(tmp_path, parse_map("question=problem,answer=gold.text"))
-    assert len(q) == 6
+    q = open_questions(tmp_path, columns)
     assert [x.answer for x in q] == list("012345")
-    assert q[4].question == "Q4"
-    assert q[4].id == "row-5"
-    assert q[0].images == ()
+    assert (q[4].question, q[4].id, q[0].images) == ("Q4", "row-5", ())
     [image] = decode(q[4].images, "q")
     assert image.getpixel((0, 0)) == ((10 if kind == "path" else 4), 20, 30)
-    assert (
-        len(
-            open_questions(
-                tmp_path / "part1.parquet", parse_map("question=problem,answer=gold.text")
-            )
-        )
-        == 3
-    )
+    assert len(open_questions(tmp_path / "part1.parquet", columns)) == 3
+    write_part(1, [None, 4, 5])
     with pytest.raises(BadRow, match=r"part1.parquet, row 1: the row has no 'answer'"):
-        rows[0]["gold"]["text"] = None
-        pq.write_table(
-            cache.Dataset.from_list(rows, features=features).data.table, tmp_path / "part1.parquet"
-        )
-        open_questions(tmp_path, parse_map("question=problem,answer=gold.text"))
+        open_questions(tmp_path, columns)
 
 
 def test_a_hub_data_set(tmp_path, cache, monkeypatch):
