@@ -36,7 +36,7 @@ import re
 import threading
 import time
 
-from data import decode
+from pictures import decode
 from engines.base import seed_of
 from engines.pending import Pending
 from judge import JUDGE_TOKENS, judge_prompt, verdict_of
@@ -209,7 +209,8 @@ class Teacher:
     def _key(self, question):
         if question.id not in self.keys:
             p = self._prompt(question)
-            pictures = map(_bytes, decode((*p.images, *p.video), question.id))
+            sources, most = (*p.images, *p.video), self.cfg.max_pixels
+            pictures = map(_bytes, decode(sources, question.id, most))
             parts = p.ids or (p.text, p.thinking), *pictures, p.video_fps if p.video else 0
             self.keys[question.id] = _digest("answer", self.sampling, *parts)
         return self.keys[question.id]

@@ -59,8 +59,8 @@ def train(cfg, job, stop):
 
         # 1. Plain rollouts: X = X_new + X_replay. The replayed prompts come in addition to the new.
         with clock("rollout"):
-            new = launch.next_questions(job.questions, state, cfg, world)
-            replayed = [job.questions.find(i) for i in buffer.draw(cfg.replayed_prompts, rng)]
+            replayed_ids = buffer.draw(cfg.replayed_prompts, rng)
+            new, replayed, position = launch.next_questions(job, replayed_ids, cfg)
             requests = [RolloutRequest("plain", "new", q, q.question) for q in new]
             requests += [RolloutRequest("plain", "replay", q, q.question) for q in replayed]
             launch.begin_teacher(requests, step, cfg, teacher, world)  # works beside the students
@@ -88,7 +88,7 @@ def train(cfg, job, stop):
         buffer.refresh(mean_reward_by_question(plain), step)
 
         # What happened, for people and for the next run.
-        state.finish_step(step, cfg.new_prompts)
+        state.finish_step(step, position)
         record = step_record(step, groups, adv, reformulated, metrics, clock, job)
         record["alarms"] = alarms.check(state.alarms, record, groups, reformulated, cfg)
         job.checkpoints.capture(state, record)

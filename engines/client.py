@@ -328,7 +328,8 @@ class ClientEngine(Engine):
     # ---- what goes out, and what comes back ------------------------------------------------------
 
     def _body(self, prompt, n, seed, priority, sampling):
-        images, video = opened(prompt.images, prompt), opened(prompt.video, prompt)
+        most = self.lm.max_pixels if self.lm else 0
+        images, video = opened(prompt.images, prompt, most), opened(prompt.video, prompt)
         content = [_image_part(image) for image in images]
         extras = {"chat_template_kwargs": {"enable_thinking": prompt.thinking}}
         extras |= {"return_token_ids": True, "priority": priority}

@@ -51,9 +51,9 @@ class RunState:
     heldout: dict | None = None  # held-out results before training
     heldout_now: dict | None = None  # the latest ones of this process, not saved
 
-    def finish_step(self, step, new_prompts):
-        """A rollout step is done, with that many new prompts."""
-        self.step, self.position = step, self.position + new_prompts
+    def finish_step(self, step, position):
+        """A rollout step is done, with the new questions up to this position of the order."""
+        self.step, self.position = step, position
 
     def to_json(self):
         """JSON values, copied."""

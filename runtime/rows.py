@@ -54,6 +54,9 @@ class BadRow(ValueError):
         super().__init__(f"{where}: {detail}")
         self.where, self.reason, self.detail = where, reason, detail
 
+    def __reduce__(self):  # it travels between ranks
+        return BadRow, (self.where, self.reason, self.detail)
+
 
 def parse_map(text):
     """ "question=problem,answer=solution" -> {"question": "problem", ...}. Raises ValueError."""
