@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from compare import table as numbers
 from compare.table import HARDEST, SPLITS, interval
-from figures import plot, series
-from figures.plot import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from figures import curves, plot, series
+from figures.curves import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.2))
 PURPLE = "#7B4FA3"
@@ -61,16 +61,20 @@ def dots(ax, looks, of):
     ax.grid(axis="y", visible=False)
 
 
+def dots_note(table):
+    """What circles and bars are."""
+    seeds = curves.seeds_note(table)
+    return f"mean and 95 % interval of {seeds}; circles: single seeds" if seeds else "one seed"
+
+
 def heldout(table, looks):
     by_run = numbers.summary(table)
     if by_run[list(SPLITS)].isna().all(axis=None):
         return None
-    seeds = plot.seeds_note(table)
-    what = f": mean and 95 % interval of {seeds} (circles)" if seeds else ""
-    title = f"Held-out accuracy{what}, dashed: before any RL"
-    height = 1.5 + 0.42 * len(looks)
-    fig, axes = plot.new_figure(title, 1, 3, height, sharex=True, sharey=True)
-    start = table.xs(0, level="step", drop_level=False)
+    title, height = "Held-out accuracy", 1.6 + 0.42 * len(looks)
+    note = f"{dots_note(table)}; dashed: before any RL"
+    fig, axes = curves.new_figure(title, 1, 3, height, note, sharex=True, sharey=True)
+    start = series.before_training(table)
     for ax, (split, name) in zip(axes, SPLITS.items()):
         dots(ax, looks, lambda arm, split=split: by_run.loc[arm, split])
         before = series.held_out(start, split).mean()
@@ -85,8 +89,8 @@ def differences(table, looks):
     looks = {a: look for a, look in looks.items() if len(numbers.differences(by_run, a, "steps"))}
     if not looks:
         return None
-    title = "Difference to GRPO†, paired by seed: mean and 95 % interval (circles: single seeds)"
-    fig, axes = plot.new_figure(title, 1, 4, 1.6 + 0.42 * len(looks), sharey=True)
+    title, height = "Difference to GRPO†, paired by seed", 1.7 + 0.42 * len(looks)
+    fig, axes = curves.new_figure(title, 1, 4, height, dots_note(table), sharey=True)
     names = {**SPLITS, "graduated_at_0": "graduated of\nthose at 0 %"}
     for ax, (quantity, name) in zip(axes, names.items()):
         dots(ax, looks, lambda arm, q=quantity: numbers.differences(by_run, arm, q))
@@ -116,16 +120,19 @@ def hardest(table, looks, title, values, xlabel):
         return None
     end = numbers.means(numbers.summary(table))["graduated_at_0"].fillna(-1)
     looks = {arm: looks[arm] for arm in end.sort_values(ascending=False, kind="stable").index}
-    title += plot.note(table, len(looks) <= plot.FEW, smoothed=False)
-    fig, (ax,) = plot.new_figure(title, height=4.2 + 0.24 * ((len(looks) + 1) // 2))
-    curve = plot.Curve("", "black", values)
+    note = curves.lines_note(table, looks)
+    height = 4.4 + 0.24 * ((len(looks) + 1) // 2)
+    fig, (ax,) = curves.new_figure(title, height=height)
+    curve = curves.Curve("", "black", values)
     for arm, look in looks.items():
-        plot.draw_curve(ax, curve, arm, look, bands=len(looks) <= plot.FEW)
-    plot.step_axis(ax)
+        curves.draw_curve(ax, curve, arm, look, bands=len(looks) <= curves.FEW)
+    curves.step_axis(ax)
     ax.set(xlabel=xlabel, ylabel="graduated / admitted at 0 %,\ncumulative (%)")
     ax.set_ylim(bottom=0)
     counts = plot.final_counts(table, HARDEST)
-    plot.legend_below(fig, looks, {arm: f"{arm}: {text}" for arm, text in counts.items()}, cols=2)
+    curves.legend_below(
+        fig, looks, {arm: f"{arm}: {text}" for arm, text in counts.items()}, 2, note
+    )
     return fig
 
 
@@ -137,8 +144,8 @@ def recipe(table, looks):
             found[name] = points
     if not found:
         return None
-    title = "Recipe of ZPPO: mean and 95 % interval over seeds (circles: single seeds)"
-    fig, axes = plot.new_figure(title, 2, len(found), 5.2, sharey="row", sharex="col")
+    shared = {"sharey": "row", "sharex": "col"}
+    fig, axes = curves.new_figure("Recipe of ZPPO", 2, len(found), 5.2, dots_note(table), **shared)
     axes = axes.reshape(2, len(found))
     units = ("held-out images,\nright (%)", "graduated of those\nadmitted at 0 % (%)")
     for row, quantity, unit in zip(axes, ("heldout", "graduated_at_0"), units):

@@ -168,7 +168,7 @@ def percent(part, whole, form=".1f"):
 
 def main_table(table):
     """One row a method: accuracies on held-out questions, graduations, tokens and seconds."""
-    numbers, start = summary(table), table.xs(0, level="step", drop_level=False)
+    numbers, start = summary(table), series.before_training(table)
     before = [number(series.held_out(start, split).mean(), ".1f") for split in SPLITS]
     rows = [["before any RL", "", *before, "", "", "", "", ""]]
     for arm, mean in means(numbers).iterrows():

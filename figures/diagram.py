@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from figures.plot import BLUE, GREEN, GREY, RED
+from figures.curves import BLUE, GREEN, GREY, RED
 
 INK, PLUM = "#222222", "#9B4F7E"
 RIGHT, WRONG, STUDENT = GREEN, RED, BLUE

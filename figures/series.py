@@ -147,8 +147,13 @@ def window_of(table):
 
 
 def trained(table):
-    """The rows of training steps; step 0 is the evaluation before any."""
+    """The rows of training steps."""
     return table[table.index.get_level_values("step") > 0]
+
+
+def before_training(table):
+    """The rows of step 0: an evaluation before any training."""
+    return table[table.index.get_level_values("step") == 0]
 
 
 def ratio(top, bottom, window=1):
@@ -165,9 +170,10 @@ def ratio(top, bottom, window=1):
     return 100 * pooled(top) / bottom.where(bottom > 0)
 
 
-def smooth(values, window):
-    """The mean of the last `window` steps, of those that have a value."""
-    return ratio(values, values * 0 + 1, window) / 100
+def mean(table, name, window=1, scale=1.0):
+    """A column, smoothed: the mean of the last `window` steps, of those that have a value."""
+    values = column(table, name)
+    return ratio(values * scale, values * 0 + 1, window) / 100
 
 
 def accuracy(table, kind, window=1):
@@ -250,14 +256,13 @@ def interval(values):
 
 
 def over_seeds(values):
-    """Mean and 95 % t-interval by step of one arm's values, as columns mean, low, high. Where a
-    seed has no value there is no mean: a jump in it would be a seed's end and no change.
+    """One arm's values by step: columns mean, low and high (the lowest and the highest seed). Where
+    a seed has no value there is no mean: a jump in it would be a seed's end and no change.
     """
     by_step = values.groupby("step")
-    counts = by_step.count()
-    mean = by_step.mean().where(counts == counts.max())
-    half = by_step.sem() * student_t.ppf(0.975, counts - 1)
-    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+    whole = by_step.count() == by_step.count().max()
+    found = {"mean": by_step.mean(), "low": by_step.min(), "high": by_step.max()}
+    return pd.DataFrame(found).where(whole)
 
 
 def against(values, places, points=60):
