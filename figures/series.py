@@ -161,13 +161,11 @@ def ratio(top, bottom, window=1):
     NaN where there was nothing. A step in which either is missing is skipped.
     """
     known = top.notna() & bottom.notna()
-
-    def pooled(v):
-        runs = v.where(known, 0.0).groupby(RUN, sort=False)
-        return runs.transform(lambda run: run.rolling(window, min_periods=1).sum())
-
-    bottom = pooled(bottom)
-    return 100 * pooled(top) / bottom.where(bottom > 0)
+    top, bottom = top.where(known, 0.0), bottom.where(known, 0.0)
+    if window > 1:
+        runs = (v.groupby(RUN, sort=False) for v in (top, bottom))
+        top, bottom = (r.transform(lambda v: v.rolling(window, min_periods=1).sum()) for r in runs)
+    return 100 * top / bottom.where(bottom > 0)
 
 
 def mean(table, name, window=1, scale=1.0):

@@ -11,8 +11,8 @@ import io
 import json
 import math
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -486,12 +486,10 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys, argv, says):
     assert says in message and "\n" not in message and not (tmp_path / "out").exists()
 
 
-def test_command_line(tmp_path):
-    command = [sys.executable, "-m", "compare", "--report", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (
-        done.returncode == 1 and done.stderr == f"error: {tmp_path}: no finished run to report on\n"
-    )
+def test_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare", "--report", str(tmp_path)])
+    with pytest.raises(SystemExit, match=f"^error: {tmp_path}: no finished run to report on$"):
+        runpy.run_module("compare", run_name="__main__")
 
 
 # ---- running train.py ----------------------------------------------------------------------------
