@@ -35,26 +35,19 @@ def read(folders, names=None):
     Raises ValueError where a folder has no metrics.jsonl, or no step in it.
     """
     folders = [Path(f) for f in folders]
-    names = names or name_runs(folders)
-    rows = {}
+    names, rows = names or name_runs(folders), {}
     for folder in folders:
         path = folder / "metrics.jsonl"
         if not path.is_file():
-            raise ValueError(
-                f"{path}: no such file; is {folder} the run folder that train.py wrote?"
-            )
-        records = [r for r in read_jsonl(path) if type(r.get("step")) is int]
-        if not records:
+            raise ValueError(f"{path}: no such file; is {folder} a run folder of train.py?")
+        config, by_step = dict(flatten(read_config(folder), "config/")), {}
+        for record in read_jsonl(path):
+            if type(step := record.get("step")) is int:
+                by_step[step] = by_step.get(step, config) | dict(flatten(record))
+        if not by_step:
             raise ValueError(f"{path}: no step in it")
-        config = dict(flatten(read_config(folder), "config/"))
-        for record in records:
-            row = rows.setdefault((*names[folder], record["step"]), config)
-            rows[*names[folder], record["step"]] = row | dict(flatten(record))
-    index = pd.MultiIndex.from_tuples(rows, names=[*RUN, "step"])
-    table = pd.DataFrame(list(rows.values()), index)
-    return table.groupby(RUN, sort=False, group_keys=False).apply(
-        lambda run: run.sort_index(level="step")
-    )
+        rows |= {(*names[folder], step): by_step[step] for step in sorted(by_step)}
+    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=[*RUN, "step"]))
 
 
 def read_config(folder):
@@ -64,18 +57,19 @@ def read_config(folder):
 
 
 def name_runs(folders):
-    """{folder: (arm, seed)}: the arm is the folder's name without "-seedN"; where two are called
-    the same, with the parent's name before it.
+    """{folder: (arm, seed)}: the arm is the folder's name without "-seedN", and with the path
+    before it where two runs would be called the same.
     """
     names = {}
     for folder in folders:
         match = re.fullmatch(r"(.+)-seed(\d+)", folder.resolve().name)
         names[folder] = (match[1], int(match[2])) if match else (folder.resolve().name, 0)
     taken = list(names.values())
-    for folder, (arm, seed) in names.items():
-        if taken.count((arm, seed)) > 1:
-            names[folder] = f"{folder.resolve().parent.name}/{arm}", seed
-    return names
+    twice = {arm for arm, seed in taken if taken.count((arm, seed)) > 1}
+    return {
+        folder: (f"{folder.parent}/{arm}" if arm in twice else arm, seed)
+        for folder, (arm, seed) in names.items()
+    }
 
 
 def flatten(record, prefix=""):
