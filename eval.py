@@ -1,15 +1,18 @@
-"""Accuracy of a model: one graded response to each question. train.py calls `evaluate` for its held-out questions.
+"""Accuracy of a model: one graded response to each question; train.py measures held-out questions
+with it.
 
-    python eval.py assets/student --tiny                     # about ten seconds on two CPU cores
-    python eval.py Qwen/Qwen3.5-0.8B --judge Qwen/Qwen3.5-27B-FP8            # the paper's 31 benchmarks
+    python eval.py assets/student --tiny        # about ten seconds on two CPU cores
+    python eval.py Qwen/Qwen3.5-0.8B --judge Qwen/Qwen3.5-27B-FP8       # the paper's 31 benchmarks
     python eval.py --help
 
-The command line and the benchmarks (ZPPO Appendix B.2) stand in evaluation/, which training never imports.
+The command line and the benchmarks (ZPPO Appendix B.2) stand in evaluation/, which training never
+imports.
 """
 
 import sys
 
-from data import decode
+from tqdm import tqdm
+
 from engines.base import seed_of
 from processor import CLOSER, encode
 from reward import grade
@@ -33,26 +36,35 @@ def evaluate(
     temperature 0 is greedy; chunk: prompts in flight at a time, so that the images of a large set
     are not all decoded.
     """
-    out = []
+    rows = []
     for i in range(0, len(questions), chunk):
         some = questions[i : i + chunk]
         prompts = [
-            encode(
-                engine.lm,
-                q.question + CLOSER,
-                decode(q.images, q.id),
-                decode(q.video, q.id),
-                thinking,
-            )
-            for q in some
+            encode(engine.lm, q.question + CLOSER, q.images, q.video, thinking) for q in some
         ]
-        groups = engine.sample(
-            prompts, 1, max_response, seed_of(seed, "eval", i), temperature, stop=stop
-        )
-        out += [[q.id, q.source, grade(group[0].text, q.golds)] for q, group in zip(some, groups)]
+        seed_here = seed_of(seed, "eval", i)
+        groups = engine.sample(prompts, 1, max_response, seed_here, temperature, stop=stop)
+        rows += [[q.id, q.source, grade(g[0].text, q.golds)] for q, g in zip(some, groups)]
         if bar is not None:
             bar.update(len(some))
-    return out
+    return rows
+
+
+def evaluate_on_all_ranks(engine, heldout, cfg, world, stop=None):
+    """{split: evaluate() rows} of {split: questions}, greedy, each rank its share of the questions;
+    the same on every rank.
+    """
+    results, total = {}, sum(map(len, heldout.values()))
+    settings = {"desc": "held-out questions", "leave": False, "dynamic_ncols": True}
+    with tqdm(total=total, disable=world.rank > 0, **settings) as bar:
+        for split, questions in heldout.items():
+            own = [questions[i] for i in range(world.rank, len(questions), world.size)]
+            parts = world.all_gather(
+                lambda: evaluate(engine, own, cfg.max_response, cfg.thinking, bar=bar, stop=stop)
+            )
+            rows = [parts[i % world.size][i // world.size] for i in range(len(questions))]
+            results[split] = rows
+    return results
 
 
 def by_family(results):

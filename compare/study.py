@@ -35,7 +35,6 @@ from tqdm import tqdm
 
 from compare import plot, table
 from config import comparable, flags
-from runtime.console import StopSignal, restored_signals
 from runtime.files import write_atomic
 
 # name: (the paper's label, † = with the replay buffer; flags of train.py)
@@ -219,14 +218,24 @@ def why(out, name, status):
 
 
 class Runner:
-    """The runs of a comparison as child processes, at most `jobs` at a time."""
+    """The runs of a comparison as child processes, at most `jobs` at a time.
+
+    Ctrl-C and SIGTERM are passed on to them once: they save and end. The second one leaves at once.
+    """
 
     def __init__(self, out, runs, steps, jobs):
         self.out, self.runs, self.steps, self.jobs = out, runs, steps, jobs
         self.waiting = [name for name in runs if not finished(out / name, steps)]
-        self.running, self.failed = {}, []
+        self.running, self.failed, self.signal = {}, [], 0
         self.started, self.now = read_started(out) | {"steps": steps}, code()
         write_started(out, self.started)
+
+    def caught(self, number, frame):
+        """The signal handler. os.write, because a print inside a print raises."""
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        os.write(2, b"\nthe runs save their last finished step; once more leaves at once\n")
 
     def fail(self, line):
         self.failed.append(line)
@@ -248,12 +257,12 @@ class Runner:
         for child in self.running.values():
             child.send_signal(signal.SIGINT)
 
-    def collect(self, stopping):
+    def collect(self):
         """Take away children that have ended; one that we did not stop must be finished."""
         for name in [n for n, child in self.running.items() if child.poll() is not None]:
             status = self.running.pop(name).returncode
             done = status == 0 and finished(self.out / name, self.steps)
-            if not (done or stopping):
+            if not (done or self.signal):
                 self.fail(why(self.out, name, status))
 
     def steps_done(self):
@@ -263,28 +272,30 @@ class Runner:
         """Run what is not finished. Returns (lines about failed runs, the signal that stopped us or
         0).
         """
-        with restored_signals():
-            stop, told, shown = StopSignal(), False, None
-            bar = tqdm(total=self.steps * len(self.runs), unit="step", dynamic_ncols=True)
-            bar.initial = bar.n = self.steps_done()  # so that the rate is that of today
-            try:
-                while self.running or (self.waiting and not stop.signal):
-                    if stop.signal and not told:
-                        told = True
-                        self.interrupt()
-                    if not stop.signal:
-                        self.launch()
-                    time.sleep(0.3)
-                    self.collect(stop.signal)
-                    bar.n = self.steps_done()
-                    text = ", ".join(f"{n} {last_step(self.out / n)}" for n in self.running)
-                    if (bar.n, text) != shown:  # a log file must not get three lines a second
-                        shown = bar.n, text
-                        bar.set_postfix_str(text)
-            finally:
-                self.interrupt()  # only after an error of ours is one left: they save and end
-                bar.close()
-        return self.failed, stop.signal
+        before = {n: signal.signal(n, self.caught) for n in (signal.SIGINT, signal.SIGTERM)}
+        bar = tqdm(total=self.steps * len(self.runs), unit="step", dynamic_ncols=True)
+        bar.initial = bar.n = self.steps_done()  # so that the rate is that of today
+        told, shown = False, None
+        try:
+            while self.running or (self.waiting and not self.signal):
+                if not self.signal:
+                    self.launch()
+                elif not told:
+                    told = True
+                    self.interrupt()
+                time.sleep(0.3)
+                self.collect()
+                bar.n = self.steps_done()
+                text = ", ".join(f"{n} {last_step(self.out / n)}" for n in self.running)
+                if (bar.n, text) != shown:  # a log file must not get three lines a second
+                    shown = bar.n, text
+                    bar.set_postfix_str(text)
+        finally:
+            self.interrupt()  # only after an error of ours is one left: they save and end
+            bar.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self.failed, self.signal
 
 
 # ---- command line ----

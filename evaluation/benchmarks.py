@@ -628,7 +628,7 @@ class Questions:
     def __init__(self, bench, data, limit=0, source=None):
         self.bench = bench
         if bench.family == "tiny":
-            from tiny import world as tiny
+            import tiny
 
             self.parts = [
                 ("tiny", split, tiny.questions(split), Path()) for _, split in bench.parts

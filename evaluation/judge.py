@@ -8,7 +8,7 @@ a number; it is asked up to five times at rising temperature before the score is
 does.
 
 A judge is a model folder, which runs in this process, or the URL of an OpenAI-compatible server
-("http://host:8000/v1", url_engine.py). In training the teacher judges (teacher.verdicts), with the
+("http://host:8000/v1", engines/client.py). In training the teacher judges (teacher.judge), with the
 same prompt and the same parsing. Verdicts are kept by a digest of judge, prompt and response, so
 nothing is asked twice and a changed prompt is asked anew.
 
@@ -21,10 +21,13 @@ import re
 from pathlib import Path
 
 from evaluation.judge_prompts import PROMPTS, RUBRIC_OF
-from evaluation.rows import Item
-from evaluation.scorers import LETTERS, Score, final
+from evaluation.scorers import LETTERS, Score
+from runtime.memo import fingerprint
+from teacher import JUDGE_CHARS as MAX_CHARS
+from teacher import JUDGE_TOKENS as MAX_TOKENS
+from teacher import final, verdict_of
 
-MAX_TOKENS, MAX_CHARS, BATCH = 512, 8000, 64
+BATCH = 64
 
 
 # ---- who judges ----------------------------------------------------------------------------------
@@ -35,12 +38,10 @@ def open_judge(where, model="", make_engine=None):
     id. Raises ValueError.
     """
     if re.match(r"https?://", where):
-        from engines.client import URLEngine
+        from engines.client import ClientEngine
 
-        engine = URLEngine(where, model, who="the judge")
+        engine = ClientEngine(where, model, who="the judge", flag="--judge")
         return Judge(engine, f"{engine.url} {engine.name}")
-    from teacher import fingerprint
-
     engine = make_engine(where)
     return Judge(engine, fingerprint(engine.name))
 
@@ -113,14 +114,6 @@ def fields(item, response, truncated=False):
     }
 
 
-def compare(question, options, response, gold, truncated=False, template=PROMPTS["shared"]):
-    """The shared judge's prompt for a response in training (teacher.verdicts); "" when nothing
-    follows its thinking.
-    """
-    values = fields(Item("", question, gold, tuple(options)), response, truncated)
-    return prompt_of(template, [values]) if values["response"] else ""
-
-
 def fill(template, values):
     """Placeholders replaced in one pass, so that braces in a response are never read as one."""
     return re.sub(
@@ -151,6 +144,9 @@ def parse(kind, raw, n=1, criterion="YES"):
     """The scores in a judge's reply, a list of n floats; None when the reply is not exactly what
     was asked for.
     """
+    if kind == "shared":
+        verdict = verdict_of(raw)
+        return None if verdict is None else [float(verdict)]
     text = raw.rpartition("</think>")[2].strip()
     if kind == "mmvet":
         word = text.split()[0].rstrip(".|,") if text.split() else ""
@@ -161,12 +157,6 @@ def parse(kind, raw, n=1, criterion="YES"):
         return None
     if not isinstance(reply, dict):
         return None
-    if kind == "shared":
-        return (
-            {"correct": [1.0], "wrong": [0.0]}.get(reply["verdict"])
-            if list(reply) == ["verdict"] and isinstance(reply["verdict"], str)
-            else None
-        )
     if kind.startswith("charxiv_reasoning"):
         found = (
             "extracted_answer" in reply or "extract_answer" in reply

@@ -12,20 +12,7 @@ src/evaluator.py (the judge does not see the conversation). mmvu_*: utils/eval_u
 benchmarks.py.
 """
 
-SHARED = """You compare a response with the gold answer of a question. Do not solve the question and do not judge the reasoning.
-The response is correct if its final answer means the same as the gold answer: another notation, a unit, an equivalent expression or
-the text of the right option is fine. It is wrong if the answers differ, if it gives several answers, or if it gives none.
-
-Question:
-{question}
-{options}
-
-Response:
-{response}
-
-Gold answer: {answer}
-
-Reply with JSON only, either {"verdict": "correct"} or {"verdict": "wrong"}."""
+from teacher import JUDGE as SHARED
 
 _REASONING = """You grade an answer to a question about a chart. You see the question, the ground truth and a response.
 First extract the final answer of the response, then score it with 1 or 0 by this rule:

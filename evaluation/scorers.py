@@ -29,6 +29,7 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 
 from reward import answers_equal, grade, last_boxed
+from teacher import final
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -45,14 +46,6 @@ def score(scorer, item, response, truncated=False):
     """
     text = final(response, truncated)
     return scorer(item, text) if text else Score(0.0, "no answer")
-
-
-def final(response, truncated=False):
-    """The part after the last </think>; without the tag the whole response, or "" when it was cut
-    while still thinking.
-    """
-    head, tag, tail = response.rpartition("</think>")
-    return (tail if tag else "" if truncated else response).strip()
 
 
 _STATED = re.compile(r"\banswer\b[\s:：*]*(?:is\b)?[\s:：*]*(\S.{0,80}?)[\s.*]*$", re.I)

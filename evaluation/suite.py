@@ -37,12 +37,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from engines.remote import Fleet, visible_gpus
 from tqdm import tqdm
 
 from data import decode
 from engines.base import seed_of
 from engines.hf import HFEngine
-from engines.remote import Fleet, visible_gpus
 from evaluation import benchmarks, scores
 from evaluation.benchmarks import TABLE, TINY, Questions, Unavailable
 from evaluation.scorers import Score, score, training

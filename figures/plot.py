@@ -72,16 +72,23 @@ def accuracy(table, looks):
 def graduations(table, looks):
     steps, classes = series.trained(table), series.entry_classes(table)
     shades, single, labels, found = entry_shades(classes), len(looks) == 1, {}, []
-    for label, keys in reversed(classes.items()):
-        counts, admitted = final_counts(steps, keys), series.final_count(steps, "admitted", keys)
-        labels = {arm: f"{arm}: {text}" for arm, text in counts.items()}
-        many = f" ({admitted.min():.0f} to {admitted.max():.0f} questions)"
-        text = f"entered at {label}" + (f": {counts[admitted.index[0]]}" if single else many)
-        found.insert(0, Curve(text, shades[label], series.graduated(steps, keys)))
-    title = "Graduated of the questions admitted to the buffer, by accuracy on entry"
+    title = "Graduated / admitted, by accuracy on entry"
+    admitted = {
+        label: series.final_count(steps, "admitted", keys) for label, keys in classes.items()
+    }
+    many = [label for label in classes if admitted[label].max() >= 10]
+    if many and len(many) < len(classes):  # a class of two questions jumps from 0 to 100 %
+        title += "  (10 questions and more)"
+    for label in many or classes:
+        counts = final_counts(steps, classes[label])
+        labels = labels or {arm: f"{arm}: {text}" for arm, text in counts.items()}
+        n = admitted[label]
+        text = counts[n.index[0]] if single else f"{n.min():.0f} to {n.max():.0f} questions"
+        values = series.graduated(steps, classes[label])
+        found.append(Curve(f"entered at {label}: {text}", shades[label], values))
     if not single:
-        title = f"Graduated, by accuracy on entry  (below: at {next(iter(classes), 0)}, all seeds)"
-    return curves.draw(table, looks, title, "graduated / admitted (%)", found, labels=labels)
+        title += f"  (below: at {next(iter(many or classes), '')}, all seeds)"
+    return curves.draw(table, looks, title, "graduated (%)", found, labels=labels)
 
 
 def final_counts(table, keys):

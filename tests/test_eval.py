@@ -18,11 +18,11 @@ from benchmark_fixtures import box, save
 from test_benchmarks import Answers, Yes
 
 import evaluation.suite as ev
+import tiny
 from evaluation import scores
 from evaluation.benchmarks import TINY, find
 from evaluation.rows import Item
 from evaluation.scorers import Score
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,11 +22,11 @@ import pytest
 import run_fixtures
 from run_fixtures import groups, write
 
+import tiny
 from compare import plot, study, table
 from config import comparable, flags
 from figures import curves, series
 from figures import plot as run_figures
-from tiny import world as tiny
 
 
 @pytest.fixture(autouse=True)
