@@ -34,7 +34,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from compare import plot, table
-from config import comparable, flags
+from config import comparable, flag_of, flags
 from runtime.files import write_atomic
 
 # name: (the paper's label, † = with the replay buffer; flags of train.py)
@@ -158,11 +158,9 @@ def check_same(out, runs, now, mix):
         if not config.is_file():
             continue
         was, by = json.loads(config.read_text(encoding="utf-8")), started.get(name, {})
-        changed = [
-            f"--{k.replace('_', '-')} {was.get(k)} -> {v}"
-            for k, v in cfg.items()
-            if was.get(k) != v
-        ]
+        cfg.pop("data_digest", None)  # known only once the data is open
+        different = [k for k in cfg if was.get(k) != cfg[k]]
+        changed = [f"{flag_of(k)} {was.get(k)} -> {cfg[k]}" for k in different]
         if by.get("code") != now["code"]:
             before = f"{by.get('code', 'unknown')} {by.get('commit', '')}"
             changed.append(f"code {before} -> {now['code']} {now['commit']}")

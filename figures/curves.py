@@ -99,15 +99,15 @@ def seeds_note(table):
     return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
 
 
-def lines_note(table, looks, found=()):
-    """What the lines of some curves are."""
+def lines_note(table, looks, found=(), more=""):
+    """What the lines of some curves are, and `more`."""
     smooth, parts = any(c.raw is not None for c in found), []
     window, seeds = series.window_of(table) if smooth else 1, seeds_note(table)
     if seeds:
         parts.append(f"mean{' and range' if len(looks) <= FEW else ''} of {seeds}")
     if window > 1:
         parts.append(f"{'' if seeds else 'thick: '}mean of the last {window} steps")
-    return ", ".join(parts)
+    return "; ".join(text for text in (", ".join(parts), more) if text)
 
 
 def draw_curve(ax, curve, arm, look, label=None, bands=True):
@@ -154,22 +154,22 @@ def stacked(ax, found):
         ax.annotate(text, (0.99, 0.97), **place)
 
 
-def draw(table, looks, title, unit, found, labels=None, stack=False, top=None):
+def draw(table, looks, title, unit, found, labels=None, stack=False, top=None, note=""):
     """A figure of curves, `overlay` of one arm or `panels` of several; None without any value."""
     if not looks:
         return None
     if len(looks) == 1:
-        return overlay(table, looks, title, unit, found, stack, top)
-    return panels(table, looks, title, unit, found, labels, top)
+        return overlay(table, looks, title, unit, found, stack, top, note)
+    return panels(table, looks, title, unit, found, labels, top, note)
 
 
-def overlay(table, looks, title, unit, found, stack=False, top=None):
+def overlay(table, looks, title, unit, found, stack=False, top=None, note=""):
     """All curves of one arm in one panel, on top of each other if `stack`."""
     found = [c for c in found if c.values.notna().any()]
     if not found:
         return None
     (arm,) = looks
-    fig, (ax,) = new_figure(title, note=lines_note(table, looks, found))
+    fig, (ax,) = new_figure(title, note=lines_note(table, looks, found, note))
     ax.set_ylabel(unit)
     if stack:
         stacked(ax, found)
@@ -183,7 +183,7 @@ def overlay(table, looks, title, unit, found, stack=False, top=None):
     return fig
 
 
-def panels(table, looks, title, unit, found, labels=None, top=None):
+def panels(table, looks, title, unit, found, labels=None, top=None, note=""):
     """A panel a curve, a colour an arm. unit: one for all or a list; labels: legend text by arm."""
     units = [unit] * len(found) if isinstance(unit, str) else unit
     found = [(c, u) for c, u in zip(found, units) if c.values.notna().any()]
@@ -193,7 +193,7 @@ def panels(table, looks, title, unit, found, labels=None, top=None):
     rows = math.ceil(len(found) / cols)
     legend = 0.3 + 0.22 * math.ceil(len(looks) / 4) if several else 0.0
     height = 0.9 + 2.3 * max(rows, 1.3) + legend
-    note = lines_note(table, looks, [c for c, _ in found])
+    note = lines_note(table, looks, [c for c, _ in found], note)
     fig, axes = new_figure(title, rows, cols, height, "" if several else note, sharex=True)
     for i, (ax, (c, u)) in enumerate(zip(axes, found)):
         for arm, look in looks.items():

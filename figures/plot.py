@@ -51,6 +51,7 @@ TOKENS = {
     "trained": ("student, trained", RED),
     "teacher": ("teacher", PINK),
 }
+FEW_QUESTIONS = 10  # a class of two jumps from 0 to 100 % and hides the others
 OUTCOMES = {"graduated": ORANGE, "improved": "#F6DDA6", "never": GREY}
 
 
@@ -72,23 +73,23 @@ def accuracy(table, looks):
 def graduations(table, looks):
     steps, classes = series.trained(table), series.entry_classes(table)
     shades, single, labels, found = entry_shades(classes), len(looks) == 1, {}, []
-    title = "Graduated / admitted, by accuracy on entry"
-    admitted = {
-        label: series.final_count(steps, "admitted", keys) for label, keys in classes.items()
-    }
-    many = [label for label in classes if admitted[label].max() >= 10]
-    if many and len(many) < len(classes):  # a class of two questions jumps from 0 to 100 %
-        title += "  (10 questions and more)"
+    many = []
+    for label, keys in classes.items():
+        if series.counter(steps, "admitted", keys).max() >= FEW_QUESTIONS:
+            many.append(label)
     for label in many or classes:
-        counts = final_counts(steps, classes[label])
+        keys = classes[label]
+        counts, n = final_counts(steps, keys), series.final_count(steps, "admitted", keys)
         labels = labels or {arm: f"{arm}: {text}" for arm, text in counts.items()}
-        n = admitted[label]
         text = counts[n.index[0]] if single else f"{n.min():.0f} to {n.max():.0f} questions"
-        values = series.graduated(steps, classes[label])
+        values = series.graduated(steps, keys)
         found.append(Curve(f"entered at {label}: {text}", shades[label], values))
-    if not single:
-        title += f"  (below: at {next(iter(many or classes), '')}, all seeds)"
-    return curves.draw(table, looks, title, "graduated (%)", found, labels=labels)
+    notes = [] if single else [f"in brackets: at {next(iter(many or classes), '')}, all seeds"]
+    if many and len(many) < len(classes):
+        notes.append(f"without classes of fewer than {FEW_QUESTIONS} questions")
+    title = "Graduated / admitted, by accuracy on entry"
+    options = {"labels": labels, "note": "; ".join(notes)}
+    return curves.draw(table, looks, title, "graduated (%)", found, **options)
 
 
 def final_counts(table, keys):

@@ -203,6 +203,13 @@ def test_legends_have_counts_and_tau(tmp_path):
     assert legend_texts(ax.get_legend())[0] == "easy (mean reward ≥ 0.25)"
 
 
+def test_entry_classes_of_few_questions_are_left_out_beside_larger_ones(tmp_path):
+    buffer = {"admitted": {"0.000": 40, "0.125": 9}, "graduated": {"0.125": 9}}
+    (ax,) = figure(plot.graduations, write(tmp_path, [line(1, buffer=buffer)])).axes
+    assert legend_texts(ax.get_legend()) == ["entered at 0 %: 0 of 40 (0 %)"]
+    assert ax.figure.get_supxlabel() == "without classes of fewer than 10 questions"
+
+
 def test_seconds_name_what_the_total_has_beyond_its_phases(tmp_path):
     rows = [line(1), line(2, seconds={"rollout": 2.0, "checkpoint": 3.0, "total": 5.0})]
     (ax,) = figure(plot.seconds, write(tmp_path, rows)).axes
