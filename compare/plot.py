@@ -3,7 +3,6 @@
 | figure | shows | paper |
 | --- | --- | --- |
 | heldout.png, differences.png | held-out accuracy; its paired difference to GRPO† | Tables 1-4 |
-| graduations_at_0.png | graduated of the questions that no sample solved on entry | Fig. 4 |
 | recipe.png | updates per step, normalization | Fig. 6 |
 | equal_tokens.png | graduations against sampled tokens (--equal-tokens) | - |
 
@@ -99,40 +98,27 @@ def differences(table, looks):
     return fig
 
 
-def graduations_at_0(table, looks):
-    title = "Graduated of the questions that no sample solved on entry"
-    steps = series.trained(table)
-    return hardest(table, looks, title, series.graduated(steps, HARDEST), "rollout step")
-
-
 def equal_tokens(table, looks):
-    """The runs are already cut to equal tokens."""
-    title = "Graduated of the questions unsolved on entry, at equal tokens"
+    """The runs are already cut to equal tokens. The legend is in the order of the curves' ends."""
     steps = series.trained(table)
     spent = numbers.tokens_spent(steps) / 1000
     values = series.against(series.graduated(steps, HARDEST), spent)
-    return hardest(table, looks, title, values, "thousand tokens sampled by the student")
-
-
-def hardest(table, looks, title, values, xlabel):
-    """Graduations at 0 % of all arms in one panel, the legend in the order of the curves' ends."""
     if values.isna().all():
         return None
     end = numbers.means(numbers.summary(table))["graduated_at_0"].fillna(-1)
     looks = {arm: looks[arm] for arm in end.sort_values(ascending=False, kind="stable").index}
-    note = curves.lines_note(table, looks)
-    height = 4.4 + 0.24 * ((len(looks) + 1) // 2)
-    fig, (ax,) = curves.new_figure(title, height=height)
-    curve = curves.Curve("", "black", values)
+    title, height = "Graduated of the questions that no sample solved on entry", 4.4
+    fig, (ax,) = curves.new_figure(title, height=height + 0.24 * ((len(looks) + 1) // 2))
     for arm, look in looks.items():
+        curve = curves.Curve(arm, look[0], values)
         curves.draw_curve(ax, curve, arm, look, bands=len(looks) <= curves.FEW)
-    curves.step_axis(ax)
-    ax.set(xlabel=xlabel, ylabel="graduated / admitted at 0 %,\ncumulative (%)")
+    ax.set(
+        xlabel="thousand tokens sampled by the student", ylabel="graduated / admitted at 0 % (%)"
+    )
     ax.set_ylim(bottom=0)
     counts = plot.final_counts(table, HARDEST)
-    curves.legend_below(
-        fig, looks, {arm: f"{arm}: {text}" for arm, text in counts.items()}, 2, note
-    )
+    labels = {arm: f"{arm}: {text}" for arm, text in counts.items()}
+    curves.legend_below(fig, looks, labels, 2, curves.lines_note(table, looks))
     return fig
 
 
@@ -166,7 +152,7 @@ def recipe(table, looks):
     return fig
 
 
-FIGURES = (heldout, differences, graduations_at_0, *plot.FIGURES)
+FIGURES = (heldout, differences, *plot.FIGURES)
 
 
 def draw(table, out, equal=False):

@@ -4,7 +4,6 @@ them.
 
 import argparse
 import sys
-from pathlib import Path
 
 from figures import page, plot
 
@@ -16,7 +15,7 @@ def main(argv=None):
     flags.add_argument("--out", metavar="DIR", help=where)
     args = flags.parse_args(argv)
     print("\n".join(map(str, plot.draw(args.runs, args.out))))
-    if len(args.runs) == 1 and (Path(args.runs[0]) / "samples.jsonl").is_file():
+    if len(args.runs) == 1:
         print(page.write_html(args.runs[0]))
 
 

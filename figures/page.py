@@ -51,12 +51,13 @@ def read(path):
     """samples.jsonl as blocks {(step, question_id): [group, ...]}, groups in the order plain, BCQ,
     NCQ, blocks by step.
 
-    After a resume the file may hold a group twice; the later line wins. Raises ValueError where
-    there is no file, or a record is not what train.py writes.
+    After a resume the file may hold a group twice; the later line wins. A run with --show 0 has no
+    file, and no blocks. Raises ValueError where there is no run folder, or a record is not what
+    train.py writes.
     """
     path, groups = Path(path), {}
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; is {path.parent} a run folder of train.py?")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: no such folder; expected a run folder of train.py")
     for i, group in enumerate(read_jsonl(path), 1):
         if missing := REQUIRED - group.keys():
             raise ValueError(f"{path}, record {i}: without {', '.join(sorted(missing))}")

@@ -84,7 +84,7 @@ def graduations(table, looks):
         text = counts[n.index[0]] if single else f"{n.min():.0f} to {n.max():.0f} questions"
         values = series.graduated(steps, keys)
         found.append(Curve(f"entered at {label}: {text}", shades[label], values))
-    notes = [] if single else [f"in brackets: at {next(iter(many or classes), '')}, all seeds"]
+    notes = [] if single else [f"counts: at {next(iter(many or classes), '')}, all seeds"]
     if many and len(many) < len(classes):
         notes.append(f"without classes of fewer than {FEW_QUESTIONS} questions")
     title = "Graduated / admitted, by accuracy on entry"

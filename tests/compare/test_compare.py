@@ -227,7 +227,7 @@ def test_csv_by_hand(tmp_path):
 # ---- figures -------------------------------------------------------------------------------------
 
 ALL = {make.__name__ for make in run_figures.FIGURES}
-ALL |= {"heldout", "differences", "graduations_at_0"}
+ALL |= {"heldout", "differences"}
 
 
 def test_arms_and_recipe_draw(tmp_path):

@@ -304,7 +304,6 @@ def test_command_line(tmp_path, capsys):
     assert [x.removeprefix(f"{a}/figures/compare/") for x in said] == [
         f"{make.__name__}.png" for make in plot.FIGURES
     ]
-    (a / "samples.jsonl").write_text("")
     main([str(a), "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     assert str(a / "samples.html") in said and str(tmp_path / "out/tokens.png") in said

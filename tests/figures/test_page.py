@@ -243,7 +243,8 @@ def test_a_torn_line_is_skipped(tmp_path):
     assert "1 plain groups" in samples_page.write_html(tmp_path).read_text(encoding="utf-8")
 
 
-def test_a_missing_file_is_named_and_an_empty_one_is_a_page(tmp_path):
-    with pytest.raises(ValueError, match=r"samples\.jsonl: no such file"):
-        samples_page.write_html(tmp_path)
-    assert "0 plain groups" in write(tmp_path, [])
+def test_a_missing_folder_is_named_and_a_run_without_samples_is_a_page(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        samples_page.write_html(tmp_path / "nowhere")
+    page = samples_page.write_html(tmp_path)  # --show 0
+    assert "0 plain groups" in page.read_text(encoding="utf-8")
