@@ -8,6 +8,7 @@ way and simply have no image processor.
     lm = load("assets/student")
 """
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from loss import mask_logits
@@ -80,7 +82,7 @@ class LM:
         return torch.autocast(self.device.type, self.compute)
 
     def logits(self, hidden):
-        """(..., V) logits of (..., D) hidden states in fp32, with probability 0 on the banned ids."""
+        """(..., V) logits of (..., D) hidden states in fp32; probability 0 on the banned ids."""
         return mask_logits(hidden @ self.head.T, self.banned)
 
     def blocks(self):
@@ -222,12 +224,21 @@ def save(lm, folder, weights=None):
     """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image
     processor.
 
-    weights: {name: full tensor} where the net itself holds only shards of them.
+    weights: {name: full tensor} where the net itself holds only shards of them. What belongs to
+    classes that are not loaded here (the video processor) is copied, so that servers find it.
     """
     lm.net.save_pretrained(folder, state_dict=weights)
     lm.tokenizer.save_pretrained(folder)
-    if lm.image_processor is not None:
-        lm.image_processor.save_pretrained(folder)
+    if lm.image_processor is None:
+        return
+    lm.image_processor.save_pretrained(folder)
+    for name in ("video_preprocessor_config.json", "processor_config.json"):
+        quiet = {
+            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")
+        }
+        source = cached_file(lm.path, name, **quiet, _raise_exceptions_for_connection_errors=False)
+        if source:
+            shutil.copyfile(source, Path(folder) / name)
 
 
 # ---- forward -------------------------------------------------------------------------------------

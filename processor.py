@@ -111,14 +111,15 @@ def pixels(lm, prompt):
     """
     out = {}
     if prompt.images:
-        x = lm.image_processor(images=_opened(prompt.images, prompt), return_tensors="pt")
+        x = lm.image_processor(images=opened(prompt.images, prompt), return_tensors="pt")
         out["image"] = x["pixel_values"], x["image_grid_thw"]
     if prompt.video:
-        out["video"] = _video_pixels(lm, _opened(prompt.video, prompt))
+        out["video"] = _video_pixels(lm, opened(prompt.video, prompt))
     return out
 
 
-def _opened(pictures, prompt):
+def opened(pictures, prompt):
+    """The PIL images of a Prompt's images or video. Raises ValueError where one does not open."""
     return decode(pictures, repr(prompt.text[:60]))
 
 

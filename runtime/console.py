@@ -3,12 +3,13 @@
 import math
 import os
 import signal
+import sys
 import time
 
 import torch
 from tqdm import tqdm
 
-from config import DISTILL, needs_teacher, run_name
+from config import DISTILL, comparable, flag_of, needs_teacher, run_name
 from engines.base import Stopped, default_kind
 from eval import by_family
 from model import attention
@@ -80,7 +81,9 @@ def progress_bar(cfg, state, world):
 
 
 def show_step(bar, record):
-    """Move the bar on, with the numbers of the step beside it."""
+    """Move the bar on, with the numbers of the step beside it; alarms stand above it."""
+    for message in record["alarms"] if not bar.disable else ():
+        tqdm.write(f"warning: {message}", file=sys.stderr)
     bar.set_postfix_str(bar_text(record), refresh=False)
     bar.update()
 
@@ -188,8 +191,15 @@ def bar_text(record):
     b = record["buffer"]
     return (
         f"acc {accuracy('new')} bcq {accuracy('bcq')} ncq {accuracy('ncq')} buffer {b['size']} "
-        f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}"
+        f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}{cut_off(record)}"
     )
+
+
+def cut_off(record):
+    """The share of responses that were cut off, where there are any."""
+    counts = record["groups"].values()
+    share = sum(c["truncated"] for c in counts) / max(1, sum(c["samples"] for c in counts))
+    return f" cut off {share:.0%}" if share else ""
 
 
 def summary(before, after, buffer, out):
@@ -229,6 +239,48 @@ def gain_line(split, mean, error):
     if abs(mean) > 2 * error:
         verdict = "gained" if mean > 0 else "lost"
     return f"{split}: {verdict} ({100 * mean:+.1f} points, standard error {100 * error:.1f})"
+
+
+def model_card(cfg, before, after):
+    """README.md of final/: what this model is, how it was made, and what it scored."""
+    was_given = comparable(cfg) | {"steps": cfg.steps}
+    was_given.pop("data_digest")
+    given = {flag_of(k): v for k, v in was_given.items() if not isinstance(v, (bool, type(None)))}
+    flags = "\n".join(f"    {flag} {value}" for flag, value in given.items() if value != "")
+    rows = [
+        f"| {split} | {100 * a[0] / a[1]:.1f} | {100 * b[0] / b[1]:.1f} | {a[1]} |"
+        for split in before
+        for a, b in [(by_family(before[split])["all"], by_family(after[split])["all"])]
+    ]
+    table = ["| held-out questions | before, % | after, % | number |", "| --- | --- | --- | --- |"]
+    return MODEL_CARD.format(
+        base=cfg.student,
+        teacher=cfg.teacher_url or cfg.teacher if needs_teacher(cfg) else "none",
+        method=run_name(cfg),
+        results="\n".join(table + rows) if rows else "No held-out questions were given.",
+        flags=flags,
+    )
+
+
+MODEL_CARD = """---
+base_model: {base}
+tags: [zppo, reinforcement-learning]
+---
+
+# {base}, trained with {method}
+
+Post-trained with zppo, an independent implementation of Zone of Proximal Policy Optimization
+(arXiv 2606.18216). Teacher, read in prompts only: {teacher}.
+
+{results}
+
+Greedy decoding, graded by exact matching. Flags:
+
+{flags}
+
+Please cite: Lee et al., Zone of Proximal Policy Optimization: Teacher in Prompts, Not Gradients,
+arXiv 2606.18216, 2026.
+"""
 
 
 def new_prompt_accuracy(out):

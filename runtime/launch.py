@@ -432,6 +432,7 @@ def finish(cfg, job, stop):
         after = evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop)
     checkpoint.publish(job.policy.lm, out / "final", job.world)
     if job.world.rank == 0:
+        write_atomic(out / "final/README.md", console.model_card(cfg, state.heldout, after))
         print(console.summary(state.heldout, after, state.buffer, out), flush=True)
 
 
