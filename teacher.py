@@ -40,10 +40,11 @@ from data import decode
 from engines.base import seed_of
 from engines.pending import Pending
 from judge import JUDGE_TOKENS, judge_prompt, verdict_of
+from math_equal import answers_equal
 from processor import CLOSER
 from records import Prompt, Sample
 from reformulate import clean
-from reward import answers_equal, grade, last_boxed
+from reward import grade, last_boxed
 
 # Figures 16 and 19 in our words.
 COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five \

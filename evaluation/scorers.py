@@ -29,7 +29,8 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 
 from judge import final
-from reward import answers_equal, grade, last_boxed
+from math_equal import answers_equal
+from reward import grade, last_boxed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -80,7 +81,9 @@ def progress_bar(cfg, state, world):
 
 
 def show_step(bar, record):
-    """Move the bar on, with the numbers of the step beside it."""
+    """Move the bar on, with the numbers of the step beside it; alarms stand above it."""
+    for message in record["alarms"] if not bar.disable else ():
+        tqdm.write(f"warning: {message}", file=sys.stderr)
     bar.set_postfix_str(bar_text(record), refresh=False)
     bar.update()
 
@@ -188,8 +191,15 @@ def bar_text(record):
     b = record["buffer"]
     return (
         f"acc {accuracy('new')} bcq {accuracy('bcq')} ncq {accuracy('ncq')} buffer {b['size']} "
-        f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}"
+        f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}{cut_off(record)}"
     )
+
+
+def cut_off(record):
+    """The share of responses that were cut off, where there are any."""
+    counts = record["groups"].values()
+    share = sum(c["truncated"] for c in counts) / max(1, sum(c["samples"] for c in counts))
+    return f" cut off {share:.0%}" if share else ""
 
 
 def summary(before, after, buffer, out):
