@@ -160,6 +160,7 @@ class Config:
 
     # Not flags: found out on the way.
     student_path = teacher_path = resume_from = data_digest = ""
+    notes = ()  # what the flags come to and one might not expect, for the run table
     teacher_given = False  # a teacher that was named also judges free-form answers for GRPO
 
     @property
@@ -243,6 +244,8 @@ def flags(argv):
     check_ranges(cfg)
     resolve_device(cfg)
     resolve_teacher(cfg)
+    refuse_idle(cfg, given)
+    cfg.notes = notes(cfg, given)
     by_name = cfg.student in STUDENTS and cfg.student != "tiny"
     cfg.student_path = STUDENTS.get(cfg.student, cfg.student)
     cfg.data = cfg.data or ("zppo-77k" if by_name else "tiny")
@@ -267,18 +270,70 @@ def resolve_method(cfg, given):
         setattr(cfg, part, cfg.method == "zppo" and wanted is not False)
     if cfg.method not in DISTILL:
         return
-    idle = [name for name in ("clip_high", "clip_low", "dual_clip", "norm", "tis") if name in given]
-    if idle:
-        raise ValueError(
-            f"--method {cfg.method} has no policy loss: {flag_of(idle[0])} would do nothing"
-        )
     if given.get("iterations", 1) != 1:
         raise ValueError(
             f"--method {cfg.method} makes one update per rollout step (Appendix D.2), not "
             f"--iterations {cfg.iterations}; --batch sets its size"
         )
-    # the same new prompts a step as the other methods, in one update
-    cfg.batch, cfg.iterations = cfg.new_prompts, 1
+    # one update: of --batch prompts, or else of as many new ones as a step of the other methods
+    cfg.batch, cfg.iterations = given.get("batch", cfg.new_prompts), 1
+
+
+ANSWERS = ("teacher_n", "teacher_max", "fresh_teacher")
+POLICY_LOSS = ("clip_high", "clip_low", "dual_clip", "norm", "tis", "flat_share")
+
+
+def refuse_idle(cfg, given):
+    """Raise ValueError for a flag that was given and would do nothing in this run."""
+    for names, idle, why in idle_flags(cfg):
+        # saying what is so is no error: --no-compress, --replay 0, --teacher-ranks -1
+        found = [name for name in names if given.get(name) not in (None, False, 0, -1)]
+        if idle and found:
+            raise ValueError(f"{why}: {flag_of(found[0])} would do nothing")
+
+
+def idle_flags(cfg):
+    """(names of flags, whether they are idle in this run, why), the most telling reason first."""
+    who = f"--method {cfg.method}"
+    if cfg.method == "zppo" and not cfg.bcq:
+        who += " without BCQ" if cfg.ncq else " without BCQ and NCQ"
+    shows = cfg.bcq or cfg.ncq
+    helps = shows or cfg.method in ("hint", "prefix")
+    answers = cfg.bcq or cfg.method in ("hint", "prefix", "off-distill")
+    writes = cfg.method == "hint" or (shows and cfg.compress)
+    needs = helps or answers or needs_teacher(cfg)  # a judge's replies are kept, too
+    unwritten = (
+        f"{who} asks for no summaries" if cfg.compress else "--no-compress asks for no summaries"
+    )
+    return (
+        (POLICY_LOSS, cfg.method in DISTILL, f"{who} has no policy loss"),
+        (("replay", "capacity"), not cfg.buffer, "--no-buffer replays nothing"),
+        (("aug",), not helps, f"{who} reformulates nothing"),
+        (("compress",), not shows, f"{who} shows no candidates"),
+        (("max_summary",), not writes, unwritten),
+        (ANSWERS, not answers, f"{who} asks the teacher for no answers"),
+        (ANSWERS[1:], cfg.method == "off-distill", f"{who} draws new answers at each step"),
+        (ANSWERS[1:2], cfg.fresh_teacher, "--fresh-teacher draws new answers at each visit"),
+        (("top_p",), not (helps or answers), f"{who} samples from no teacher"),
+        (("teacher_cache", "teacher_ranks"), not needs, f"{who} asks the teacher nothing"),
+    )
+
+
+def notes(cfg, given):
+    """Lines for the run table: what flags come to that one might not expect."""
+    found = []
+    if "iterations" in given and "batch" not in given and cfg.method not in DISTILL:
+        found.append(
+            f"--iterations {cfg.iterations} without --batch: {cfg.new_prompts} new prompts a step, "
+            f"{cfg.batch} an update"
+        )
+    helps = cfg.bcq or cfg.ncq or cfg.method in ("hint", "prefix")
+    if helps and not cfg.max_reformulated:
+        found.append(
+            f"--aug {cfg.aug:g} of {cfg.new_prompts} new prompts is less than one: no hard "
+            f"question comes back reformulated"
+        )
+    return tuple(found)
 
 
 def check_ranges(cfg):
@@ -350,8 +405,10 @@ def needs_teacher(cfg):
     """
     if cfg.method == "on-distill":
         return bool(cfg.teacher_url)
-    named = bool(cfg.teacher_url or cfg.teacher_given)
-    return named or cfg.method != "grpo" and (cfg.method != "zppo" or cfg.bcq or cfg.ncq)
+    if cfg.teacher_url or cfg.teacher_given or cfg.method == "off-distill":
+        return True
+    shows = cfg.bcq or cfg.ncq or cfg.method in ("hint", "prefix")
+    return shows and cfg.max_reformulated > 0
 
 
 def wants_answers(cfg):

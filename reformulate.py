@@ -36,6 +36,8 @@ NCQ_NO_ANSWERS = (
 )
 CANDIDATE = "<candidate>\n{text}\n</candidate>"
 
+LISTED = 100  # characters of an answer in the NCQ's list; a longer one is cut
+
 TAGS = tuple(
     f"<{slash}{name}>"
     for name in ("candidate", "response", "summary", "think", "hint")
@@ -73,13 +75,19 @@ def ncq(question, wrong, answers, rng, control=()):
     without repeats.
 
     A wrong response without a box has no answer to list, so `answers` may be shorter than `wrong`,
-    or empty.
+    or empty. Each stands on one line, cut at LISTED characters.
     """
     wrong = list(wrong)
     rng.shuffle(wrong)
-    listed = ", ".join(f"\\boxed{{{clean(a, control)}}}" for a in answers)
+    listed = ", ".join(f"\\boxed{{{shown_answer(a, control)}}}" for a in answers)
     template = NCQ if listed else NCQ_NO_ANSWERS
     return template.format(question=question, answers=listed, candidates=_blocks(wrong, control))
+
+
+def shown_answer(answer, control=()):
+    """An answer as the NCQ's list shows it: cleaned, on one line, at most LISTED characters."""
+    text = clean(" ".join(answer.split()), control)
+    return text if len(text) <= LISTED else text[: LISTED - 3] + "..."
 
 
 def distinct(answers):

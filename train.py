@@ -51,7 +51,7 @@ def train(cfg, job, stop):
     """
     world, engine, teacher, state = job.world, job.engine, job.teacher, job.state
     buffer, rng = state.buffer, state.rng
-    bar = console.progress_bar(cfg, state, world)
+    bar = stop.bar = console.progress_bar(cfg, state, world)  # closed where stop ends
 
     for step in range(state.step + 1, cfg.steps + 1):
         clock = Clock(world.heartbeat)
@@ -101,7 +101,6 @@ def train(cfg, job, stop):
         console.show_step(bar, record)
         if step < cfg.steps:
             stop.on_all_ranks()
-    bar.close()
 
 
 def due(step, every, cfg):
@@ -161,9 +160,8 @@ def candidates(groups, samples, cfg, teacher, world):
     """
     flat = [(g, s) for g in groups for s in samples[g.id]]
     questions, responses = [g.question for g, _ in flat], [s for _, s in flat]
-    texts = world.broadcast_from_rank0(
-        lambda: teacher.candidates(responses, questions, cfg.compress)
-    )
+    written = lambda: teacher.candidates(responses, questions, cfg.compress)
+    texts = world.broadcast_from_rank0(written) if flat else []  # --aug 0 has no teacher
     out = {g.id: [] for g in groups}
     for (g, _), text in zip(flat, texts):
         if text:
@@ -177,7 +175,10 @@ def reformulations(group, correct, wrong, cfg, rng, control):
     """
     q, requests = group.question, []
     if cfg.bcq and correct and wrong:
-        shown = (rng.choice(correct),), (rng.choice(wrong),)
+        right = rng.choice(correct)
+        # a box in one of the two only would tell which is right
+        alike = [w for w in wrong if (last_boxed(w) is None) == (last_boxed(right) is None)]
+        shown = (right,), (rng.choice(alike or wrong),)
         text = bcq(q.question, shown[0][0], shown[1][0], rng, control)
         requests.append(RolloutRequest("bcq", group.origin, q, text, (), *shown))
     if cfg.ncq and wrong:

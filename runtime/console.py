@@ -23,11 +23,13 @@ class StopSignal:
     at once. A context, in which `stop()` says whether this rank was told to stop.
 
     torchrun passes on what the terminal has sent already: the same again within a second is not a
-    second one.
+    second one. bar: the progress bar, closed at the end, also after an error, so that what is said
+    next stands on a line of its own.
     """
 
     def __init__(self, job):
         self.world, self.signal, self.when = job.world, 0, 0.0
+        self.bar = None
         if job.teacher:
             job.teacher.pulse = self
 
@@ -39,6 +41,8 @@ class StopSignal:
     def __exit__(self, *error):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.bar is not None:
+            self.bar.close()
 
     def catch(self, number, frame):
         """The handler. os.write, because a print inside a print raises."""
@@ -123,6 +127,7 @@ def run_table(cfg, who, student, questions, check, out):
             ("kernels", kernels.used(attention(student.device))),
             ("memory", memory_row(cfg, who, student)),
         ]
+    rows += [("note", text) for text in cfg.notes]
     rows.append(("output", str(out)))
     if cfg.resume_from:
         rows.append(("resumes", cfg.resume_from))

@@ -159,20 +159,25 @@ def audit(groups):
     response repeat a listed one.
 
     Returns {"bcq": {"right": {positive, negative, neither}, "wrong": {...}}, "ncq": {"repeats",
-    "answers"}}; responses without a box count as neither, and not among the NCQ answers.
+    "answers"}, "format": {"prompts", "leaks"}}; responses without a box count as neither, and not
+    among the NCQ answers. A BCQ prompt leaks by its format where only one of its two candidates has
+    a box.
     """
     out = {
         "bcq": {k: {"positive": 0, "negative": 0, "neither": 0} for k in ("right", "wrong")},
         "ncq": {"repeats": 0, "answers": 0},
+        "format": {"prompts": 0, "leaks": 0},
     }
     for g in groups:
+        if g.kind == "bcq":
+            shown = g.correct_candidates[0], g.wrong_candidates[0]
+            right_box, wrong_box = (last_boxed(c) for c in shown)
+            out["format"]["prompts"] += 1
+            out["format"]["leaks"] += (right_box is None) != (wrong_box is None)
         for s in g.samples:
             answer = last_boxed(s.text)
             if g.kind == "bcq":
-                match = [
-                    _same(answer, last_boxed(c))
-                    for c in (g.correct_candidates[0], g.wrong_candidates[0])
-                ]
+                match = _same(answer, right_box), _same(answer, wrong_box)
                 kind = "positive" if match[0] else "negative" if match[1] else "neither"
                 out["bcq"]["right" if s.reward else "wrong"][kind] += 1
             elif g.kind == "ncq" and answer is not None:
