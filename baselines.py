@@ -58,35 +58,46 @@ def nothing(plain, step, cfg, engine, teacher, world, rng, clock):
 
 
 def solved_and_hardest(plain, step, cfg, teacher, world, rng, clock):
-    """The hardest hard groups that the teacher solves, at most the cap, and its correct answers."""
+    """The hard groups that the teacher solves, hardest first, and its correct answers."""
     with clock("teacher"):
         hard = [g for g in plain if g.mean_reward < cfg.tau]
         answers = {g.id: [] for g in hard}
         if cfg.max_reformulated:
             answers = correct_answers(hard, step, teacher, world)
     solved = [g for g in hard if answers[g.id]]
-    order = pre_cap([g.mean_reward for g in solved], cfg.tau, cfg.max_reformulated, rng)
+    order = pre_cap([g.mean_reward for g in solved], cfg.tau, len(solved), rng)
     return [solved[i] for i in order], answers
 
 
 def hints(plain, step, cfg, engine, teacher, world, rng, clock):
-    """GRPO + Hint (Fig. 19): one answer-free hint from a correct teacher response; none where every
-    hint gave it away.
+    """GRPO + Hint (Fig. 19): one answer-free hint from a correct teacher response. Where a hint
+    gave the answer away, the next hardest question takes its slot.
     """
     hardest, answers = solved_and_hardest(plain, step, cfg, teacher, world, rng, clock)
+    requests, too_long = [], 0
     with clock("reformulate"):
-        texts = [rng.choice(answers[g.id]).text for g in hardest]
-        questions = [g.question for g in hardest]
-        replies = world.broadcast_from_rank0(lambda: teacher.hints(questions, texts))
-        requests = []
-        for g, reply in zip(hardest, replies):
-            hint = hint_of(reply, g.question.golds, g.question.question, engine.control)
-            if hint:
-                text = HINT.format(question=g.question.question, hint=clean(hint, engine.control))
-                request = RolloutRequest("hint", g.origin, g.question, text)
-                requests.append(replace(request, correct_candidates=(hint,)))
-        requests, too_long = fitting(requests, engine, cfg)
+        while hardest and (room := cfg.max_reformulated - len(requests)) > 0:
+            some, hardest = hardest[:room], hardest[room:]
+            texts = [rng.choice(answers[g.id]).text for g in some]
+            found = hint_requests(some, texts, engine, teacher, world)
+            found, left_out = fitting(found, engine, cfg)
+            requests += found
+            too_long += left_out
     return Reformulation(requests, answers, too_long)
+
+
+def hint_requests(groups, texts, engine, teacher, world):
+    """The RolloutRequests of groups whose hint, from these correct responses, is answer-free."""
+    questions = [g.question for g in groups]
+    replies = world.broadcast_from_rank0(lambda: teacher.hints(questions, texts))
+    requests = []
+    for g, reply in zip(groups, replies):
+        hint = hint_of(reply, g.question.golds, g.question.question, engine.control)
+        if hint:
+            text = HINT.format(question=g.question.question, hint=clean(hint, engine.control))
+            request = RolloutRequest("hint", g.origin, g.question, text)
+            requests.append(replace(request, correct_candidates=(hint,)))
+    return requests
 
 
 def prefixes(plain, step, cfg, engine, teacher, world, rng, clock, ids_of=lambda a: a.response_ids):
@@ -96,14 +107,26 @@ def prefixes(plain, step, cfg, engine, teacher, world, rng, clock, ids_of=lambda
     hardest, answers = solved_and_hardest(plain, step, cfg, teacher, world, rng, clock)
     with clock("reformulate"):
         requests = []
-        for g in hardest:
+        for g in hardest[: cfg.max_reformulated]:
             ids = ids_of(rng.choice(answers[g.id]))
+            ids = without_opening(ids, engine.encode("x", thinking=cfg.thinking).ids, engine.lm)
             prefix = tuple(ids[: max(1, int(PREFIX * len(ids)))])
             shown = (engine.lm.tokenizer.decode(prefix),)
             q = g.question
             requests.append(RolloutRequest("prefix", g.origin, q, q.question, prefix, shown))
         requests, too_long = fitting(requests, engine, cfg)
     return Reformulation(requests, answers, too_long)
+
+
+def without_opening(ids, prompt_ids, lm):
+    """A response's ids without a <think> of its own at the begin, where the template (prompt_ids:
+    a prompt's) has written one already.
+    """
+    decode = lm.tokenizer.decode
+    if "<think>" not in decode(prompt_ids) or not decode(ids).lstrip().startswith("<think>"):
+        return ids
+    end = next(k for k in range(1, len(ids) + 1) if "<think>" in decode(ids[:k]))
+    return ids[end:]
 
 
 def retokenized_prefixes(plain, step, cfg, engine, teacher, world, rng, clock):
@@ -156,7 +179,8 @@ class OffPolicyDistillation:
             for a in answers[g.id]
             if a.response_ids
         ]
-        return nothing(plain, step, cfg, engine, teacher, world, rng, clock)
+        hard = {g.id: answers[g.id] for g in plain if g.mean_reward < cfg.tau}
+        return Reformulation([], hard, 0)
 
     def update(self, policy, optimizer, groups, advantages, cfg, world, rng, clock):
         """distill_on, of the teacher's responses."""

@@ -11,9 +11,12 @@ from collections import Counter
 from config import wants_answers
 from reward import last_boxed
 
-EARLY = 3  # steps after which a run should have seen a right and a wrong answer, and a spread
+EARLY = (
+    3  # steps (all, of a shorter run) after which a right answer, a wrong one and a spread are due
+)
 TRUNCATED = 0.25  # share of responses cut off
-USABLE = 0.2  # share of summaries that keep their label
+USABLE = 0.2  # share of summaries that keep their label ...
+ENOUGH = 20  # ... of at least so many
 
 
 def check(state, record, groups, reformulation, cfg):
@@ -48,14 +51,24 @@ def add_step(state, record, reformulation):
         state[name] = state.get(name, 0) + value
 
 
+def due(state, cfg):
+    """Whether the early steps end with this one."""
+    return state["steps"] == min(EARLY, cfg.steps)
+
+
+def plural(n, noun):
+    """1 step, 2 steps."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _all_wrong(state, record, groups, cfg):
-    if state["steps"] != EARLY or state["correct"]:
+    if not due(state, cfg) or state["correct"]:
         return None
     reasons = Counter(_reason(s, g.question) for g in groups for s in g.samples)
     common = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3))
     return (
-        f"all {state['samples']} rewards of the first {EARLY} steps are 0. Of this step's "
-        f"responses: {common}"
+        f"all {state['samples']} rewards of the first {plural(state['steps'], 'step')} are 0. Of "
+        f"this step's responses: {common}"
     )
 
 
@@ -69,9 +82,10 @@ def _reason(sample, question):
 
 
 def _all_right(state, record, groups, cfg):
-    if state["steps"] == EARLY and state["correct"] == state["samples"]:
-        return f"all rewards of the first {EARLY} steps are 1: these questions teach nothing"
-    return None
+    if not due(state, cfg) or state["correct"] < state["samples"]:
+        return None
+    steps = plural(state["steps"], "step")
+    return f"all rewards of the first {steps} are 1: these questions teach nothing"
 
 
 def _truncated(state, record, groups, cfg):
@@ -87,30 +101,33 @@ def _truncated(state, record, groups, cfg):
 
 
 def _no_spread(state, record, groups, cfg):
-    if state["steps"] != EARLY or state["spread"] or not 0 < state["correct"] < state["samples"]:
+    if not due(state, cfg) or state["spread"] or not 0 < state["correct"] < state["samples"]:
         return None
     return (
-        f"no group of the first {EARLY} steps has both right and wrong responses: there is no "
+        f"no group of the first {plural(state['steps'], 'step')} has both right and wrong responses: there is no "
         f"gradient; more --n, or questions nearer to what the student can do"
     )
 
 
 def _teacher_wrong(state, record, groups, cfg):
-    if not wants_answers(cfg) or state["steps"] < EARLY or state["solved"] or not state["hard"]:
+    late = state["steps"] >= min(EARLY, cfg.steps)
+    if not wants_answers(cfg) or not late or state["solved"] or not state["hard"]:
         return None
+    what = "BCQ" if cfg.method == "zppo" else "token to learn from"
+    what = f"{cfg.method} prompt" if cfg.method in ("hint", "prefix") else what
     return (
         f"the teacher solved none of the {state['hard']} hard questions so far, so there is no "
-        f"BCQ; is --teacher the right model, and --max-response long enough for it?"
+        f"{what}; is --teacher the right model, and --max-response long enough for it?"
     )
 
 
 def _summaries(state, record, groups, cfg):
     asked, usable = state["candidates"], state["usable"]
-    if not cfg.compress or asked < 20 or usable > USABLE * asked:
+    if not cfg.compress or asked < ENOUGH or usable > USABLE * asked:
         return None
     return (
-        f"only {usable} of {asked} of the teacher's summaries kept their answer and could be "
-        f"shown; --no-compress shows the responses themselves"
+        f"only {usable} of {asked} ({usable / asked:.0%}) of the teacher's summaries kept their "
+        f"answer and could be shown; --no-compress shows the responses themselves"
     )
 
 

@@ -239,7 +239,8 @@ def summary(before, after, buffer, out):
         diff = [b[2] - a[2] for a, b in zip(before[split], after[split])]
         mean = sum(diff) / len(diff)
         error = math.sqrt(sum((d - mean) ** 2 for d in diff)) / len(diff)  # paired, over questions
-        gains.append((split, mean, error))
+        # two questions that both changed are no proof
+        gains.append((split, mean, max(error, 1 / len(diff))))
     lines += [gain_line(*gain) for gain in gains]
     if gains and not any(mean > 2 * error for _, mean, error in gains):
         lines.append("This run learned nothing that held-out questions show.")
@@ -248,6 +249,8 @@ def summary(before, after, buffer, out):
         a, g = counts["admitted"][key], counts["graduated"].get(key, 0)
         accuracy = f"admitted at {100 * float(key):5.1f} %"
         lines.append(f"{accuracy}: {a:4d} questions, {g:4d} graduated ({g / a:.0%})")
+    told = [m for r in read_jsonl(out / "metrics.jsonl") for m in r.get("alarms", ())]
+    lines += [f"warning: {message}" for message in told]
     lines += ["", f"model     {out / 'final'}", f"metrics   {out / 'metrics.jsonl'}"]
     return "\n".join(lines + draw(out))
 
@@ -307,13 +310,15 @@ def new_prompt_accuracy(out):
     of the run.
     """
     rows = [r["groups"]["new"] for r in read_jsonl(out / "metrics.jsonl") if r["step"]]
+    if not any(r["samples"] for r in rows):
+        return "new prompts: none was sampled"
     quarter = max(1, len(rows) // 4)
     first, last = (
         [sum(r[k] for r in part) for k in ("correct", "samples")]
         for part in (rows[:quarter], rows[-quarter:])
     )
-    a, b = first[0] / first[1], last[0] / last[1]
-    error = math.sqrt(a * (1 - a) / first[1] + b * (1 - b) / last[1])
+    a, b = first[0] / max(1, first[1]), last[0] / max(1, last[1])
+    error = math.sqrt(a * (1 - a) / max(1, first[1]) + b * (1 - b) / max(1, last[1]))
     verdict = "learned" if b - a > 2 * error else "learned nothing that this shows"
     return (
         f"new prompts: {a:.1%} right in the first {quarter} steps, {b:.1%} in the last {quarter}: "

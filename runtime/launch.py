@@ -36,6 +36,7 @@ from records import Method
 from rollout import sync_weights
 from runtime import checkpoint, console
 from runtime.checkpoint import Checkpoints, RunState
+from runtime.errors import errors_in_one_line, in_one_line
 from runtime.files import write_atomic
 from runtime.kernels import check_kernels
 from runtime.memo import Memo, fingerprint
@@ -72,7 +73,7 @@ def open_job(cfg, who):
     """The Job of a student rank. Raises ValueError and OSError with one line; what fails in here
     leaves nothing behind.
     """
-    with ExitStack() as resources:
+    with errors_in_one_line(cfg), ExitStack() as resources:
         world = init_student_rank(cfg, who)
         resources.callback(world.close)
         check = data.QuestionCheck(
@@ -466,14 +467,20 @@ def stopped(job, stop):
 
 def save_after_error(error, job):
     """Save the last finished step after an error; returns the error to raise, which says so."""
+    error = in_one_line(error, job.checkpoints.cfg)
     shared = getattr(error, "shared", False)
-    # where not all ranks have the error, the others may be gone
-    saved = job.checkpoints.save() if job.world.size == 1 or shared else None
     kept = ""
-    if saved:
-        kept = (
-            f"\nthe {job.state.step} finished steps are in {saved}; go on with --resume --out "
-            f"{job.out}"
+    try:
+        # where not all ranks have the error, the others may be gone
+        if job.world.size == 1 or shared:
+            job.checkpoints.save()
+    except OSError as e:
+        kept = f"\nthe last finished step could not be saved: {e}"
+    if found := checkpoint.complete(job.out / "checkpoints"):
+        steps = int(found[-1].name.removeprefix("step-"))
+        again = f"go on with --resume --out {job.out}"
+        kept += (
+            f"\nthe first {steps} of {job.state.step} finished steps are in {found[-1]}; {again}"
         )
     if not isinstance(error, (ValueError, OSError)):  # a bug of ours: its traceback is wanted
         print(kept.strip(), file=sys.stderr)

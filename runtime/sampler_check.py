@@ -63,8 +63,8 @@ def measure_gap(policy, rows, cfg):
 
 
 def limits(first, dtype, temperature):
-    """The largest (mean, single) gap that passes, in nats. first: the pair of the first check; dtype:
-    of compute; temperature: below 1 it widens differences of the logits.
+    """The largest (mean, single) gap that passes, in nats. first: the pair of the first check;
+    dtype: of compute; temperature: below 1 it widens differences of the logits.
     """
     sharper = max(1.0, 1 / temperature)
     mean, single = PRECISION.get(dtype, PRECISION[torch.bfloat16])

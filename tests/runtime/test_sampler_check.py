@@ -29,6 +29,7 @@ DOWN = LAYER + "mlp.down_proj.weight"
 SQUARE = LAYER + "self_attn.o_proj.weight"  # the one kind that fits transposed
 NORM = LAYER + "input_layernorm.weight"
 STEPS = 3
+HALF_SOLVED = (80, 165, 244, 248, 326, 0, 1, 2)  # most of them, by the trained student: a gradient
 
 
 class Faulty(HFEngine):
@@ -111,7 +112,7 @@ def play(cfg, make_job, monkeypatch):
         sizes = "--batch 4 --iterations 2 --n 8 --save-every 0 --show 0".split()
         settings = cfg("--method", "grpo", "--steps", STEPS, *sizes, *argv)
         student, copy = (model.load(settings.student_path, settings.dtype, "cpu") for _ in "ab")
-        questions = tiny.questions("train")
+        questions = [tiny.questions("train")[i] for i in HALF_SOLVED]
         job = make_job(settings, questions=questions, student=student, method=method_of("grpo"))
         job.engine = Faulty(copy, fault)
         gaps, real = [], sampler_check.measure_gap

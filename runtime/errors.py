@@ -1,0 +1,50 @@
+"""Memory, disk and file handles that run out, told in one line that names what to lower."""
+
+from contextlib import contextmanager
+from errno import EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC
+
+import torch
+
+
+@contextmanager
+def errors_in_one_line(cfg):
+    """What runs out while a run is opened is told as in_one_line()."""
+    try:
+        yield
+    except Exception as e:
+        told = in_one_line(e, cfg)
+        if told is e:
+            raise
+        raise told from e
+
+
+def in_one_line(error, cfg):
+    """An error because memory, disk or file handles ran out, as a ValueError that names what to
+    lower; any other error as it is.
+    """
+    text = str(error).strip() or type(error).__name__
+    first = text.splitlines()[0][:200]
+    number = getattr(error, "errno", None)
+    full = "No space left on device" in text or "Disk quota exceeded" in text
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+        advice = f"the GPU's memory ran out ({first}); lower {memory_flags(cfg)}, or give "
+        advice += "--checkpointing" if not cfg.checkpointing else "more GPUs"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text or number == ENOMEM:
+        advice = f"this machine's memory ran out ({first}); lower {memory_flags(cfg)}"
+    elif number in (ENOSPC, EDQUOT) or full:
+        advice = f"the disk is full ({first}); make room, or lower --keep {cfg.keep} and "
+        advice += f"--show {cfg.show}, or give another --out"
+    elif number in (EMFILE, ENFILE):
+        advice = f"too many files are open ({first}); raise the limit, `ulimit -n 65536`"
+    else:
+        return error
+    told = ValueError(advice)
+    told.shared = getattr(error, "shared", False)
+    return told
+
+
+def memory_flags(cfg):
+    """The flags that decide a step's memory, with their values."""
+    flags = f"--micro-tokens {cfg.micro_tokens}, --max-response {cfg.max_response}"
+    on_gpu = cfg.device.startswith("cuda")
+    return flags + (f", --vllm-memory {cfg.vllm_memory:g}" if on_gpu else f", --n {cfg.group_size}")
