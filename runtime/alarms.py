@@ -103,9 +103,10 @@ def _truncated(state, record, groups, cfg):
 def _no_spread(state, record, groups, cfg):
     if not due(state, cfg) or state["spread"] or not 0 < state["correct"] < state["samples"]:
         return None
+    steps = plural(state["steps"], "step")
     return (
-        f"no group of the first {plural(state['steps'], 'step')} has both right and wrong responses: there is no "
-        f"gradient; more --n, or questions nearer to what the student can do"
+        f"no group of the first {steps} has both right and wrong responses: there is no gradient; "
+        f"more --n, or questions nearer to what the student can do"
     )
 
 

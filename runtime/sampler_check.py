@@ -13,8 +13,8 @@ from policy import micro_batches
 LIMIT = 0.1  # nats, mean |difference| a token: beyond it nothing is explained
 # (mean, largest) |difference| that passes without a look at the first check. bfloat16 was measured
 # at 0.023 on random models and at 0.002 on trained ones; single tokens have long tails there.
-# float32 leaves a millionth.
-PRECISION = {torch.float32: (1e-4, 5e-4), torch.bfloat16: (0.03, None)}
+# float32 leaves a millionth, and a hundred-thousandth at one token.
+PRECISION = {torch.float32: (1e-4, 2e-4), torch.bfloat16: (0.03, None)}
 FACTOR = 10  # on what the first check found
 ROWS = 8
 

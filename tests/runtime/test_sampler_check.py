@@ -86,20 +86,17 @@ CAUGHT = {
     "everything stale": lambda new, old: old,
     "wrong layer": wrong_layer,
     "float8": rounded(torch.float8_e4m3fn),
+    "bfloat16": rounded(torch.bfloat16),
     "one tensor scaled by 2": one(DOWN, lambda new, old: 2 * new),
     "rows permuted": one(DOWN, permuted),
     "sign flipped": one(DOWN, lambda new, old: -new),
 }
 # What one update of lr 2e-4 moves too little to be told from rounding.
-UNSEEN = {
-    "a stale norm": one(NORM, lambda new, old: old),
-    "bfloat16": rounded(torch.bfloat16),
-    "float16": rounded(torch.float16),
-}
-# ... and in bfloat16, where precision itself is worth 0.002 nats a token.
-UNSEEN_IN_BFLOAT16 = ("one tensor stale", "all of a layer stale", "everything stale", "float8")
-# Seen in the third or a later step only, or not: the trained student hardly needs this tensor.
-WEAK_IN_BFLOAT16 = ("one tensor scaled by 2",)
+UNSEEN = {"a stale norm": one(NORM, lambda new, old: old), "float16": rounded(torch.float16)}
+# ... and in bfloat16, where precision itself is worth 0.002 nats a token and more.
+UNSEEN_IN_BFLOAT16 = ("one tensor stale", "all of a layer stale", "float8", "bfloat16")
+# Near the bound there: 0.03 and 0.045 nats a token here.
+BORDERLINE_IN_BFLOAT16 = ("everything stale", "one tensor scaled by 2")
 
 
 @pytest.fixture
@@ -188,7 +185,7 @@ def test_a_corrupted_sync_in_bfloat16(play, name):
     show(name, step, gaps, "bfloat16")
     if name in UNSEEN_IN_BFLOAT16:  # not more than a right sync was measured at
         assert step is None and all(mean < 0.002 for mean, _ in gaps)
-    elif name not in WEAK_IN_BFLOAT16:
+    elif name not in BORDERLINE_IN_BFLOAT16:
         assert_stopped(step, error)
 
 
@@ -205,15 +202,15 @@ def test_no_false_alarm_in_bfloat16(play):
 @pytest.mark.parametrize(
     "first, dtype, temperature, mean, largest",
     [
-        ((0, 0), torch.float32, 1, 1e-4, 5e-4),  # the fixed bounds
-        ((1e-7, 1e-6), torch.float32, 1, 1e-4, 5e-4),
+        ((0, 0), torch.float32, 1, 1e-4, 2e-4),  # the fixed bounds
+        ((1e-7, 1e-6), torch.float32, 1, 1e-4, 2e-4),
         ((1e-3, 1e-2), torch.float32, 1, 1e-2, 1e-1),  # other kernels: ten times the first check
         ((0.05, 0.5), torch.float32, 1, 0.1, 5),  # never above a tenth of a nat
         ((2e-4, 0.1), torch.bfloat16, 1, 0.03, float("inf")),
         ((5e-3, 0.1), torch.bfloat16, 1, 0.05, float("inf")),
         ((0.02, 0.2), torch.bfloat16, 1, 0.1, float("inf")),  # a random model
-        ((0, 0), torch.float32, 0.5, 2e-4, 1e-3),  # divides the logits' differences
-        ((0, 0), torch.float32, 2, 1e-4, 5e-4),
+        ((0, 0), torch.float32, 0.5, 2e-4, 4e-4),  # divides the logits' differences
+        ((0, 0), torch.float32, 2, 1e-4, 2e-4),
     ],
 )
 def test_bounds(first, dtype, temperature, mean, largest):
