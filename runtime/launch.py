@@ -478,10 +478,9 @@ def save_after_error(error, job):
         kept = f"\nthe last finished step could not be saved: {e}"
     if found := checkpoint.complete(job.out / "checkpoints"):
         steps = int(found[-1].name.removeprefix("step-"))
+        some = steps if steps == job.state.step else f"first {steps} of {job.state.step}"
         again = f"go on with --resume --out {job.out}"
-        kept += (
-            f"\nthe first {steps} of {job.state.step} finished steps are in {found[-1]}; {again}"
-        )
+        kept += f"\nthe {some} finished steps are in {found[-1]}; {again}"
     if not isinstance(error, (ValueError, OSError)):  # a bug of ours: its traceback is wanted
         print(kept.strip(), file=sys.stderr)
         return error
