@@ -12,6 +12,7 @@ must all earn 0.
 import os
 import re
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -21,20 +22,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wrong_pairs import wrong_pairs
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from math_equal import answers_equal, clean, text_form  # noqa: E402
-from reward import grade, last_boxed  # noqa: E402
-from wrong_pairs import wrong_pairs  # noqa: E402
+from math_equal import answers_equal, clean, text_form
+from reward import grade, last_boxed
 
 HERE = Path(__file__).parent
 SECONDS = 2.0  # per case, the contract; ordinary ones take microseconds
-ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - * / \cdot
- ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or per \% ^\circ A (A)
+ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - *
+ / \cdot ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or per \% ^\circ A (A)
  not \begin{pmatrix} \end{pmatrix} & \\ \binom | \lfloor \mathbb{R} f( \sqrt[3] 0.\overline{3} \max
  mod \approx degrees million apples ² ½ 10^ 9^9 99999999 e^{ \vec{v} U \boxed{ to x \times - 10-19
- \setminus \cap k\in\mathbb{Z} ... \pmod{ July 2020 \begin{array}{l} \end{array} \cos K. ** # ~ " ['A']
- p.m. 3:45 except all ft""".split()
+ \setminus \cap k\in\mathbb{Z} ... \pmod{ July 2020 \begin{array}{l} \end{array} \cos K. **
+ # ~ " ['A'] p.m. 3:45 except all ft""".split()
 anything = st.text(st.characters(), max_size=60)  # lone surrogates and NUL included
 soup = st.lists(st.sampled_from(ATOMS), max_size=30).map("".join) | st.lists(
     st.sampled_from(ATOMS), max_size=8
@@ -218,8 +218,10 @@ def test_bombs_inside_the_length_cap(bomb):
 @few
 @given(anything | soup, anything | soup)
 def test_never_raises_and_is_binary_and_symmetric(a, b):
+    start = time.perf_counter()
     assert grade(a, b) in (0.0, 1.0) and grade(r"\boxed{" + a + "}", b) in (0.0, 1.0)
     assert answers_equal(a, b) == answers_equal(b, a)
+    assert time.perf_counter() - start < 4 * SECONDS
     assert grade(a, "") == 0.0
 
 
@@ -271,7 +273,7 @@ def test_rationals_in_any_spelling(p, q, other):
         assert answers_equal(text, str(different)) == (other == 0), (text, different)
 
 
-# ---------------------------------------------------------------- wrong pairs, and forms of one value
+# ---------------------------------------------------------------- wrong pairs, forms of one value
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -363,14 +365,15 @@ def test_expressions_in_two_forms(one, other, i, j):
 def set_forms(low: int, high: int, closed: bool) -> list:
     """What lies between low and high."""
     brackets, sign, tex = ("[]", "<=", r"\le") if closed else ("()", "<", "<")
+    turned = tex.replace("<", ">").replace("le", "ge")
     middle = (low + high) / 2
     return [
         f"{brackets[0]}{low}, {high}{brackets[1]}",
         rf"x \in \left{brackets[0]}{low}, {high}\right{brackets[1]}",
         f"{low} {sign} x {sign} {high}",
-        rf"{high} {tex.replace('<', '>').replace('le', 'ge')} x {tex.replace('<', '>').replace('le', 'ge')} {low}",
+        rf"{high} {turned} x {turned} {low}",
         rf"\{{x \mid {low} {tex} x {tex} {high}\}}",
-        rf"x {tex.replace('<', '>').replace('le', 'ge')} {low} \text{{ and }} x {tex} {high}",
+        rf"x {turned} {low} \text{{ and }} x {tex} {high}",
         rf"{brackets[0]}{low}, {middle}]\cup({middle}, {high}{brackets[1]}",
         rf"{brackets[0]}{low}, {high + 5}]\cap[{low - 5}, {high}{brackets[1]}",
         rf"\mathbb{{R}} \setminus ((-\infty,{low}{'])'[closed]}\cup{'[('[closed]}{high},\infty))",
@@ -427,8 +430,6 @@ def test_grading_is_deterministic_across_processes():
     """The random points come from the two texts, not from a global generator or from Python's hash
     seed.
     """
-    import subprocess
-
     pairs = ((r"\sin 2x", r"2\sin x\cos x"), ("b+a", "a+b"), (r"\ln x^2", r"2\ln x"))
     code = (
         f"from reward import grade; print([grade('\\\\boxed{{%s}}' % a, b) for a, b in {pairs!r}])"
