@@ -30,7 +30,8 @@ from reward import grade, last_boxed
 HERE = Path(__file__).parent
 SECONDS = 2.0  # per case, the contract; ordinary ones take microseconds
 ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - *
- / \cdot ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or per \% ^\circ A (A)
+ / \cdot ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or
+ per \% ^\circ A (A)
  not \begin{pmatrix} \end{pmatrix} & \\ \binom | \lfloor \mathbb{R} f( \sqrt[3] 0.\overline{3} \max
  mod \approx degrees million apples ² ½ 10^ 9^9 99999999 e^{ \vec{v} U \boxed{ to x \times - 10-19
  \setminus \cap k\in\mathbb{Z} ... \pmod{ July 2020 \begin{array}{l} \end{array} \cos K. **
