@@ -366,6 +366,7 @@ def total(op: str, args: list) -> tuple:
 
 
 def power(base: tuple, exponent: tuple) -> tuple:
+    """base ^ exponent, computed where that is exact and short."""
     if exponent == ONE:
         return base
     if base[0] != "num" or exponent[0] != "num":
@@ -717,6 +718,7 @@ SIGNATURE = {"num": "n", "var": "v"}
 
 
 def signature(tokens: list) -> str:
+    """One letter a token: n a number, v a letter, u a unit, s a scale, f a fraction command."""
     letters = []
     for kind, value, *_ in tokens:
         if kind == "val":
@@ -728,7 +730,7 @@ def signature(tokens: list) -> str:
         elif value in CURRENCIES:
             letters.append("$")
         else:
-            letters.append("p" if value == "per" else value if len(value) == 1 else "?")
+            letters.append({"per": "p", "by": "b"}.get(value, value if len(value) == 1 else "?"))
     return "".join(letters)
 
 
@@ -859,11 +861,12 @@ class Parser:
         return all(self.tokens[s - 1][2] and self.tokens[s][2] for s in starts[1:])
 
     def product(self, parts, ops, starts):
+        """Joined numbers if every factor is one: a size, a factorization."""
         explicit = [k for k, o in enumerate(ops) if o != "side by side"]
         if not explicit:
             return self.side_by_side(parts)
         if any(ops[k] in ("/", "per") for k in explicit):
-            return self.quotient(parts, ops, starts, explicit)
+            return self.quotient(parts, ops, starts)
         groups = [0, *(k + 1 for k in explicit), len(parts)]
         factors = [expression("*", *parts[a:b]) for a, b in zip(groups, groups[1:])]
         value = expression("*", *factors)
@@ -874,7 +877,7 @@ class Parser:
         operator = "by" if "by" in operators else "×" if operators == {"×"} else "*"
         return ("join", operator, value, operator != "by", *factors)
 
-    def quotient(self, parts, ops, starts, explicit):
+    def quotient(self, parts, ops, starts):
         """Two numbers are a fraction; three joined by slashes a date or something alike."""
         value = arithmetic(parts, ops)
         if len(ops) < 2 or any(o != "/" for o in ops) or not self.literals(starts):
@@ -883,8 +886,9 @@ class Parser:
         return ("join", "/", value, self.spaced(starts), *parts)
 
     def side_by_side(self, parts):
+        """2x, 5 cm, and (10-19) cm, where the unit goes to each of the joined numbers."""
         units = all(leaf[0] == "unit" for p in parts[1:] for leaf in leaves(p) if leaf[0] != "num")
-        if parts[0][0] == "join" and units:  # (10-19) cm
+        if parts[0][0] == "join" and units:
             return times(parts[0], expression("*", *parts[1:]))
         return expression("*", *parts)
 
