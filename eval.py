@@ -1,10 +1,13 @@
-"""Accuracy of a model: one graded response to each question. train.py calls `evaluate` for its held-out questions.
+"""Accuracy of a model: one graded response to each question. train.py calls `evaluate` for its
+held-out questions.
 
-    python eval.py assets/student --tiny                     # about ten seconds on two CPU cores
-    python eval.py Qwen/Qwen3.5-0.8B --judge Qwen/Qwen3.5-27B-FP8            # the paper's 31 benchmarks
+    python eval.py assets/student --tiny                 # about ten seconds on two CPU cores
+    # the paper's 31 benchmarks
+    python eval.py Qwen/Qwen3.5-0.8B --judge Qwen/Qwen3.5-27B-FP8
     python eval.py --help
 
-The command line and the benchmarks (ZPPO Appendix B.2) stand in evaluation/, which training never imports.
+The command line and the benchmarks (ZPPO Appendix B.2) stand in evaluation/, which training never
+imports.
 """
 
 import sys

@@ -5,7 +5,7 @@ is, what a row asks, how it is scored.
     python eval.py MODEL --only AIME25 GPQA-D --limit 20
 
 A row: name (the column of assets/paper_results.csv), title, family, scoring as the paper calls it,
-expected questions, repositories (the first that loads), parts as CONFIG/SPLIT, the function that
+expected rows, repositories (the first that loads), parts as CONFIG/SPLIT, the function that
 makes questions of a data row (vision_rows.py, text_rows.py, video.py), the scorer (scorers.py,
 ocrbench.py). What only some have stands below the table: a mean over groups, other numbers worth
 printing, gates, and what the paper leaves open. Adding a benchmark is adding a row here and, if
@@ -29,7 +29,7 @@ class Benchmark:
     title: str
     family: str
     scoring: str
-    rows: int  # questions that are expected, 0: not known
+    rows: int  # that are expected, 0: not known
     repos: tuple
     parts: tuple  # (config, split); split "" is the only one there is
     items: Callable  # (row, Where) -> list of Item
@@ -182,7 +182,7 @@ TABLE = [
       r.ai2d, s.choice, note="the masked variant"),
     B("BabyV", "BabyVision", "vlm", EJ, 388, "UnipatAI/BabyVision", TRAIN,
       r.babyvision, s.coordinates, also=each),
-    B("CharXiv", "CharXiv", "vlm", OWN, 5000, "princeton-nlp/CharXiv", (("default", "validation"),),
+    B("CharXiv", "CharXiv", "vlm", OWN, 1000, "princeton-nlp/CharXiv", (("default", "validation"),),
       r.charxiv, s.needs_judge, also=charxiv,
       note="over all 1,000 reasoning and 4,000 descriptive questions: the paper prints one number "
            "and not how it is merged"),
@@ -311,8 +311,11 @@ def find(names, table=TABLE):
 def remarks(bench, items, limited=False):
     """What a reader of the number should know about the data that were found."""
     out = []
-    if bench.rows and len(items) != bench.rows and not limited:
-        out.append(f"{len(items)} questions, {bench.rows} expected")
+    n = len(items)
+    if bench.name == "CharXiv":  # five questions a figure
+        n = len({i.id.removesuffix("-r").rsplit("-d", 1)[0] for i in items})
+    if bench.rows and n != bench.rows and not limited:
+        out.append(f"{n} rows, {bench.rows} expected")
     if bench.scorer is ocr:
         out.append(meteor_note())
     if bench.name == "MVBench" and not limited:

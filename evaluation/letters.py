@@ -144,16 +144,17 @@ def fold(text):
 
 # ---- letters -------------------------------------------------------------------------------------
 
+# looking ahead for what is chosen, so that a phrase inside of another one is found, too
 _PHRASE = re.compile(
     # "the answer is ...", "Answer: ...", "the correct option is ..."
     r"(?:\banswer|\b(?:correct|right|best)\s+(?:option|choice))\s*(?P<no1>is\s*not\b|isn['’]t)?"
-    r"(?:\s*(?:is|would\s+be|should\s+be))?\s*[:：]?\s*(?P<a>.{1,60})"
+    r"(?:\s*(?:is|would\s+be|should\s+be))?\s*[:：]?\s*(?=(?P<a>.{1,60}))"
     # 答案是 ..., 正确选项为 ..., 正确的是 ...
     r"|(?:答案|正确的?选项|正确的?(?=[是为]))\s*(?P<no2>不)?(?:应该|应当|应|就)?\s*"
-    r"(?:选项|选择|[是为選选])*\s*[:：]?\s*(?P<b>.{1,60})"
+    r"(?:选项|选择|[是为選选])*\s*[:：]?\s*(?=(?P<b>.{1,60}))"
     # 故选B, 选择 B
     r"|(?P<no3>[不别未]能?|排除)?(?:故选|应选|选择|选)\s*[:：]?\s*"
-    r"(?P<c>\(?[A-Ja-jＡ-Ｊ]\)?(?![a-z]).{0,8})"
+    r"(?=(?P<c>\(?[A-Ja-jＡ-Ｊ]\)?(?![a-z]).{0,8}))"
     # "option B is correct", B选项正确
     r"|\b(?:option|choice)\s*(?P<d>\(?[A-Z]\)?)\s+is\s+(?:the\s+)?(?:correct|right|best|answer)"
     r"|(?P<e>[A-JＡ-Ｊ])\s*(?:选项|项|答案)?(?:是|为)?(?:正确|对的)",

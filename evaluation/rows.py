@@ -111,3 +111,9 @@ def inline_options(text):
         return ()
     ends = [m.start() for m in marks[1:]] + [len(text)]
     return tuple(text[m.end() : end].strip(" ;,\n\t") for m, end in zip(marks, ends))
+
+
+def lettered(text):
+    """What a scorer should know of the options that stand in a text: their number and texts."""
+    choices = inline_options(text)
+    return {"letters": len(choices) or inline_letters(text), "choices": choices}

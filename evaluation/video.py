@@ -35,7 +35,7 @@ class Video:
     start: float | None = None
     end: float | None = None
     subtitles: str = ""
-    cut: tuple = ()  # files that hold the part alone, without _START_END.mp4 where it has bounds
+    cut: tuple = ()  # files that hold the part alone; _START_END.mp4 may be left out
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -150,9 +150,8 @@ def locate(video, roots):
     """
     if path := find(video.files, roots):
         return path, video.start, video.end
-    if video.start is None:
-        path = find(video.cut, roots)
-    else:
+    path = find(video.cut, roots)
+    if path is None and video.start is not None:
         path = next(_cut_out(video, roots), None)
     if path is None:
         names = " or ".join(video.files[:1] + video.cut[:1])

@@ -5,15 +5,7 @@ import re
 from pathlib import Path
 
 from evaluation.ocrbench import GROUP_OF
-from evaluation.rows import (
-    LETTERS,
-    Item,
-    clean,
-    inline_letters,
-    inline_options,
-    options_of,
-    pictures,
-)
+from evaluation.rows import LETTERS, Item, clean, lettered, options_of, pictures
 
 IN_THE_IMAGE = "Answer the question that is shown in the image."
 
@@ -87,7 +79,7 @@ def dynamath(row, where):
     question, gold = clean(row["question"]), clean(row["ground_truth"])
     meta = {"answer_type": row["answer_type"], "seed": str(row["id"])}
     if row["answer_type"] == "multiple choice":
-        meta |= {"letters": inline_letters(question), "choices": inline_options(question)}
+        meta |= lettered(question)
     id_, group = f"{where.split}-{row['id']}", " ".join(row["subject"].split())
     return [Item(id_, question, gold, images=_decoded(row), group=group, meta=meta)]
 
@@ -117,7 +109,7 @@ def mathverse(row, where):
     text, gold = clean(row["question"]) or IN_THE_IMAGE, clean(row["answer"])
     meta = {"ask": clean(row.get("question_for_eval") or text), "version": version}
     if row["question_type"] == "multi-choice":
-        meta |= {"letters": inline_letters(meta["ask"]), "choices": inline_options(meta["ask"])}
+        meta |= lettered(meta["ask"])
         gold = re.sub(r"^\(([A-Z])\)$", r"\1", gold)  # a few golds are "(C)"
     id_, images = str(row["sample_index"]), pictures(row["image"])
     return [Item(id_, text, gold, images=images, group=version, meta=meta)]
@@ -232,6 +224,6 @@ def wemath(row, where):
     # damaged rows. image_path holds the picture; the knowledge concept would be a hint.
     options = clean(row["option"])
     meta = {"problem": str(row["ID"]), "role": row["key"]}
-    meta |= {"letters": inline_letters(options), "choices": inline_options(options)}
+    meta |= lettered(options)
     question, images = f"{clean(row['question'])}\n{options}", pictures(row["image_path"])
     return [Item(str(where.index), question, clean(row["answer"]), images=images, meta=meta)]

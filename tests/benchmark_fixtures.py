@@ -7,7 +7,7 @@ questions, and the scores worked by hand.
     and the headline
 
 In `want`, 1 and 0 are resolved, a fraction is a metric, "judge" needs a judge, "none" has no answer
-(wrong), "bad" does not open. `score` is the headline with every judged row right (the scripted
+(wrong), "bad" does not open, "missing" is not there. `score` is the headline with every judged row right (the scripted
 judge says so); `low` without a judge and all of those wrong.
 """
 
@@ -1250,8 +1250,8 @@ case(
         ]
     },
     [box("C"), box("it falls")],
-    ["judge", "judge", "bad"],
-    score=200 / 3,
+    ["judge", "judge", "missing"],
+    score=100,
     low=0,
     also={"choice": 100, "open": 50},
     files=lambda root: clip(root / "videos/Art/0.mp4"),

@@ -18,7 +18,8 @@ from benchmark_fixtures import box, save
 from test_benchmarks import Answers, Yes
 
 import evaluation.suite as ev
-from evaluation import scores
+from eval import SPLITS, evaluate
+from evaluation import scores, speed
 from evaluation.benchmarks import TINY, find
 from evaluation.rows import Item
 from evaluation.scorers import Score
@@ -83,10 +84,10 @@ def test_tiny_is_measured_as_train_measures_it(lm, tmp_path, capsys):
     args = args_of(tmp_path, "--tiny", "--limit", 12)
     results, missing = ev.run(args, engine=ev.HFEngine(lm))
     assert not missing and [r["name"] for r in results] == ["image", "text", "video"]
-    for r, split in zip(results, ev.SPLITS):
+    for r, split in zip(results, SPLITS):
         qs = tiny.questions(split)
         some = [qs[k * len(qs) // 12] for k in range(12)]
-        expected = ev.evaluate(ev.HFEngine(lm), some, 40)
+        expected = evaluate(ev.HFEngine(lm), some, 40)
         assert r["score"] == pytest.approx(100 * sum(x[2] for x in expected) / 12) and r["n"] == 12
     assert "tiny world average" in capsys.readouterr().out
 
@@ -285,7 +286,7 @@ def test_a_model_folder_that_was_trained_on_is_another_model(lm, tmp_path):
 
 def test_a_judge_that_fails_leaves_rows_unscored_and_is_said(lm, tmp_path):
     class Gone(Yes):
-        def ask(self, prompts, temperature=0.0, seed=0):
+        def ask(self, prompts, temperature=0.0, seed=0, as_json=False):
             raise ValueError("the judge http://x does not answer")
 
     mmlu(tmp_path, 2)
@@ -639,7 +640,7 @@ def test_compare_two_folders(lm, tmp_path, capsys):
 
 
 def test_bench_prints_a_rate(capsys):
-    ev.bench(500)
+    speed.bench(500)
     assert "scored a second" in capsys.readouterr().out
 
 

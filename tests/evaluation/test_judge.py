@@ -18,7 +18,6 @@ from evaluation import judge as j
 from evaluation.judge_prompts import PROMPTS
 from evaluation.rows import Item
 from evaluation.scorers import Score
-from evaluation.suite import Kept
 
 OPEN = Score(None, "judge", "x")
 
@@ -31,7 +30,7 @@ class Script:
     def __init__(self, *replies, rest="{}"):
         self.replies, self.rest, self.asked = list(replies), rest, []
 
-    def ask(self, prompts, temperature=0.0, seed=0):
+    def ask(self, prompts, temperature=0.0, seed=0, as_json=False):
         self.asked += [(p, temperature) for p in prompts]
         return [self.replies.pop(0) if self.replies else self.rest for _ in prompts]
 
@@ -39,11 +38,7 @@ class Script:
 def settle(tmp_path, items, judge, response=box("x"), texts=None, name="v.jsonl"):
     records = {i.id: {"response": response, "truncated": False} for i in items}
     return j.settle(
-        [(i, OPEN) for i in items],
-        records,
-        judge,
-        texts or j.templates(),
-        Kept(tmp_path / name, "key"),
+        [(i, OPEN) for i in items], records, judge, texts or j.templates(), tmp_path / name
     )
 
 
@@ -275,11 +270,7 @@ def test_nothing_is_asked_twice_but_a_changed_prompt_judge_or_response_is(tmp_pa
 def test_rows_that_rules_decided_are_never_asked(tmp_path):
     judge = Script()
     got, _ = j.settle(
-        [(Item("1", "q", "42"), Score(1.0, "match"))],
-        {},
-        judge,
-        j.templates(),
-        Kept(tmp_path / "v", "key"),
+        [(Item("1", "q", "42"), Score(1.0, "match"))], {}, judge, j.templates(), tmp_path / "v"
     )
     assert not judge.asked and got[0][1].how == "match"
 

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluation import letters, trees
 from evaluation import ocrbench as o
 from evaluation import scorers as s
-from evaluation.rows import Item
-from evaluation.scorers import LETTERS, Score
+from evaluation.rows import LETTERS, Item
+from evaluation.scorers import Score
 
 T = "Thinking it over.</think>"
 
@@ -84,20 +85,20 @@ def value(scorer, it, reply, truncated=False):
     ],
 )
 def test_letter(reply, letter):
-    assert s.pick_letter(reply, 4, ("leaf", "stem", "0.5", "root")) == letter
+    assert letters.pick_letter(reply, 4, ("leaf", "stem", "0.5", "root")) == letter
 
 
 def test_letters_follow_the_number_of_options():
     assert (
-        s.pick_letter(r"\boxed{J}", 10) == "J"
-        and s.pick_letter(r"\boxed{J}", 9) is None
-        and s.pick_letter(r"\boxed{L}", 12) == "L"
+        letters.pick_letter(r"\boxed{J}", 10) == "J"
+        and letters.pick_letter(r"\boxed{J}", 9) is None
+        and letters.pick_letter(r"\boxed{L}", 12) == "L"
     )
 
 
 def test_one_letter_option_texts_are_never_matched_as_text():
-    assert s.pick_letter(r"\boxed{D}", 4, ("D", "x", "y", "z")) == "D"
-    assert s.pick_letter(r"\boxed{x}", 4, ("D", "x", "y", "z")) is None
+    assert letters.pick_letter(r"\boxed{D}", 4, ("D", "x", "y", "z")) == "D"
+    assert letters.pick_letter(r"\boxed{x}", 4, ("D", "x", "y", "z")) is None
 
 
 @pytest.mark.parametrize(
@@ -459,45 +460,49 @@ def test_spotting_by_hand():
 
 
 def test_dictionaries():
-    assert o.to_dict('```json\n{"a": 1, "b": "x"}\n```') == {"a": "1", "b": "x"} and o.to_dict(
-        "{'a': [1]}"
-    ) == {"a": "[1]"}
+    assert trees.to_dict('```json\n{"a": 1, "b": "x"}\n```') == {
+        "a": "1",
+        "b": "x",
+    } and trees.to_dict("{'a': [1]}") == {"a": "[1]"}
     assert (
-        o.to_dict("total: 12\ndate = today") == {"total": "12", "date": "today"}
-        and o.to_dict("") == {}
+        trees.to_dict("total: 12\ndate = today") == {"total": "12", "date": "today"}
+        and trees.to_dict("") == {}
     )
-    golds = o.combinations("\"{'a': ['1', '2'], 'b': '3'}\"")  # quoted twice
+    golds = trees.combinations("\"{'a': ['1', '2'], 'b': '3'}\"")  # quoted twice
     assert golds == [{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]
-    assert o.combinations("{not a dict") == []
-    assert o.pairs_f1({"a": "1 0", "c": "9"}, {"a": "10", "b": "3"}) == pytest.approx(1 / 3)
+    assert trees.combinations("{not a dict") == []
+    assert trees.pairs_f1({"a": "1 0", "c": "9"}, {"a": "10", "b": "3"}) == pytest.approx(1 / 3)
 
 
 def test_teds_by_hand():
     html = "<table><tr><td>ab</td><td>c</td></tr></table>"
-    assert o.table(f"Here:\n{html}", html, "as HTML please") == 1
-    assert o.table(html.replace("ab<", "ax<"), html, "html") == pytest.approx(
+    assert trees.table(f"Here:\n{html}", html, "as HTML please") == 1
+    assert trees.table(html.replace("ab<", "ax<"), html, "html") == pytest.approx(
         1 - 0.5 / 3
     )  # half a cell of three nodes
-    assert o.table("<table><tr><td>ab</td></tr></table>", html, "html") == pytest.approx(1 - 1 / 3)
-    assert o.table("no table", html, "html") == 0 and o.table(html, html, "as LaTeX") == 0
-    md = "| a | b |\n| --- | --- |\n| 1 | |"
-    assert o.table(f"```markdown\n{md}\n```", md, "Markdown") == 1
-    assert o.table(md.replace("1", "2"), md, "markdown") == pytest.approx(1 - 1 / 6)
-    assert o.teds("<html><body>x</body></html>", o.wrap_table(html)) == 0
-    assert (
-        o.chart("data = {'a': 1}  # mine", "{'a': 1}") == 1 and o.chart("nothing", "{'a': 1}") == 0
+    assert trees.table("<table><tr><td>ab</td></tr></table>", html, "html") == pytest.approx(
+        1 - 1 / 3
     )
-    assert o.chart("{'a': 12}", "{'a': 34}") == pytest.approx(
+    assert trees.table("no table", html, "html") == 0 and trees.table(html, html, "as LaTeX") == 0
+    md = "| a | b |\n| --- | --- |\n| 1 | |"
+    assert trees.table(f"```markdown\n{md}\n```", md, "Markdown") == 1
+    assert trees.table(md.replace("1", "2"), md, "markdown") == pytest.approx(1 - 1 / 6)
+    assert trees.teds("<html><body>x</body></html>", trees.wrap_table(html)) == 0
+    assert (
+        trees.chart("data = {'a': 1}  # mine", "{'a': 1}") == 1
+        and trees.chart("nothing", "{'a': 1}") == 0
+    )
+    assert trees.chart("{'a': 12}", "{'a': 34}") == pytest.approx(
         1 - (2 / 3) / 3
     )  # "1 2" against "3 4": two of three characters
 
 
 def test_documents_are_compared_by_structure():
     assert (
-        o.document("# T\ntext", "# Other\nwords") == 1
+        trees.document("# T\ntext", "# Other\nwords") == 1
     )  # any two non-empty nodes are equal, upstream too
-    assert o.document("# T\na\nb", "# T\na") == pytest.approx(1 - 1 / 5)
-    assert o.document("plain", "plain\n") == pytest.approx(1 - 1 / 4)
+    assert trees.document("# T\na\nb", "# T\na") == pytest.approx(1 - 1 / 5)
+    assert trees.document("plain", "plain\n") == pytest.approx(1 - 1 / 4)
 
 
 def test_page_metric_of_equal_texts():
@@ -599,11 +604,11 @@ def test_edit_distance_and_tree_distance_agree():
             )
             for _ in range(2)
         ]
-        trees = [o._outline(d) for d in docs]
+        trees = [trees.outline(d) for d in docs]
         far = zss.simple_distance(
             *map(convert, trees), label_dist=lambda a, b: float(not a.split() or not b.split())
         )
-        assert o.document(*docs) == pytest.approx(1 - far / max(map(o._size, trees))), docs
+        assert trees.document(*docs) == pytest.approx(1 - far / max(map(trees.size, trees))), docs
 
 
 def responses(n, seed, answers):
@@ -644,7 +649,7 @@ def test_mmlu_pro_extraction_agrees_with_the_official_chain():
     """
     differ = {}
     for reply, answer, form in responses(400, 3, list("ABCDEFGHIJ")):
-        ours, theirs = s.pick_letter(reply, 10), official_mmlu_pro(reply)
+        ours, theirs = letters.pick_letter(reply, 10), official_mmlu_pro(reply)
         if ours != theirs:
             differ[form] = (ours, theirs)
     # "I don't know." -> I, the pronoun; "we get X." names no choice: to the judge
@@ -707,11 +712,11 @@ def test_json_literals_never_run_code(tmp_path):
         f"__import__('pathlib').Path({str(mark)!r}).touch()",
         f"{{'a': open({str(mark)!r}, 'w')}}",
     ):
-        assert o.literal(text) is None and o.to_dict(text) is not None
+        assert trees.literal(text) is None and trees.to_dict(text) is not None
         o.ocr(ocr("chart parsing en", [json.dumps({"a": 1})]), text)
     assert not mark.exists()
 
 
 def test_every_letter_is_found():
     for n in range(1, 27):
-        assert s.pick_letter(f"\\boxed{{{LETTERS[n - 1]}}}", n) == LETTERS[n - 1]
+        assert letters.pick_letter(f"\\boxed{{{LETTERS[n - 1]}}}", n) == LETTERS[n - 1]
