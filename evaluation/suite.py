@@ -334,6 +334,8 @@ def write_results(out, results, missing, args, student, method, judge):
         print(
             f"\n{gone} rows not evaluated: their pictures or videos are not there (scores/*.jsonl)"
         )
+    if args.limit:
+        print(f"\nat most {args.limit} evenly spaced rows of each benchmark (--limit)")
     if results:
         print(f"\ntables, responses and scores are in {out}")
 

@@ -18,11 +18,13 @@ from benchmark_fixtures import box, save
 from test_benchmarks import Answers, Yes
 
 import evaluation.suite as ev
+from engines.hf import HFEngine
 from eval import SPLITS, evaluate
 from evaluation import scores, speed
 from evaluation.benchmarks import TINY, find
 from evaluation.rows import Item
 from evaluation.scorers import Score
+from model import load
 from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
@@ -82,12 +84,12 @@ class Hashed(Answers):
 
 def test_tiny_is_measured_as_train_measures_it(lm, tmp_path, capsys):
     args = args_of(tmp_path, "--tiny", "--limit", 12)
-    results, missing = ev.run(args, engine=ev.HFEngine(lm))
+    results, missing = ev.run(args, engine=HFEngine(lm))
     assert not missing and [r["name"] for r in results] == ["image", "text", "video"]
     for r, split in zip(results, SPLITS):
         qs = tiny.questions(split)
         some = [qs[k * len(qs) // 12] for k in range(12)]
-        expected = evaluate(ev.HFEngine(lm), some, 40)
+        expected = evaluate(HFEngine(lm), some, 40)
         assert r["score"] == pytest.approx(100 * sum(x[2] for x in expected) / 12) and r["n"] == 12
     assert "tiny world average" in capsys.readouterr().out
 
@@ -135,35 +137,57 @@ def test_decoding_defaults():
     ).temperature == 0.6
 
 
-@pytest.mark.slow
-def test_worker_processes_give_the_same_answers(tmp_path, capsys):
-    """Data parallel over two processes with the real student: same scores as in one process."""
-    both = []
-    for workers in (1, 2):
-        args = ev.flags(
-            [
-                str(ROOT / "assets/student"),
-                "--tiny",
-                "--limit",
-                "20",
-                "--workers",
-                str(workers),
-                "--engine",
-                "hf",
-                "--out",
-                str(tmp_path / f"w{workers}"),
-            ]
-        )
+class Served(HFEngine):
+    """A stand-in for engines.client.ClientEngine over a server of the model at url."""
+
+    opened = []
+
+    def __init__(self, url, model="", lm=None, who="", flag=""):
+        super().__init__(load(url))
+        Served.opened.append((url, lm.path, who, flag))
+
+    def close(self):
+        Served.opened.append("closed")
+
+
+def test_several_gpus_are_one_server_with_data_parallelism(tmp_path, lm, monkeypatch):
+    from contextlib import contextmanager
+    from types import ModuleType
+
+    from model import save as save_model
+
+    started = []
+
+    @contextmanager
+    def vllm_server(model, log, **options):
+        started.append((model, log, options))
+        yield str(tmp_path / "model")
+        started.append("stopped")
+
+    server = ModuleType("engines.server")
+    server.vllm_server = vllm_server
+    monkeypatch.setitem(sys.modules, "engines.server", server)
+    monkeypatch.setattr("engines.client.ClientEngine", Served, raising=False)
+    save_model(lm, tmp_path / "model")
+    path, scores_ = str(tmp_path / "model"), []
+    for flags in (["--engine", "hf"], ["--engine", "vllm", "--workers", "8"]):
+        out = ["--out", str(tmp_path / flags[1])]
+        args = ev.flags([path, "--tiny", "--only", "text", "--limit", "6", *flags, *out])
         results, missing = ev.run(args)
+        scores_.append([(r["n"], r["score"]) for r in results])
         assert not missing
-        both.append([(r["name"], r["n"], r["score"]) for r in results])
-    assert both[0] == both[1] and [n for _, n, _ in both[0]] == [20, 20, 20]
+    assert scores_[0] == scores_[1]
+    log = tmp_path / "vllm/server.log"
+    assert started == [(path, log, {"data_parallel_size": 8}), "stopped"]
+    assert Served.opened == [(path, path, "the model", "--engine"), "closed"]
+    with pytest.raises(ValueError, match="--workers needs --engine vllm"):
+        ev.flags([path, "--engine", "hf", "--workers", "2"])
 
 
 def test_presence_penalty_in_the_engine(lm, few):
     from processor import CLOSER, encode
 
-    engine = ev.HFEngine(lm)
+    engine = HFEngine(lm)
     prompts = [encode(lm, q.question + CLOSER, q.images, q.video) for q in few]
     plain = engine.sample(prompts, 2, 24, 0, 0.0)
     same = engine.sample(prompts, 2, 24, 0, 0.0, presence_penalty=1e-9)
@@ -350,6 +374,70 @@ def test_unscored_rows_are_a_range_and_said_and_a_judge_settles_them(lm, tmp_pat
     assert (tmp_path / "out/verdicts/MMLU.jsonl").is_file()
 
 
+def test_a_missing_picture_is_not_a_wrong_answer(lm, tmp_path, capsys):
+    """Its row is not evaluated, the number is a range, table and exit status tell, and the same
+    command goes on when the file is there."""
+    from PIL import Image
+    from test_benchmarks import PIC
+
+    folder = tmp_path / "data/lmms-lab/ai2d"
+    folder.mkdir(parents=True)
+    row = {"question": "Q", "options": ["leaf", "stem"], "answer": "0"}
+    rows = [row | {"image": f"images/{k}.png"} for k in range(4)] + [row | {"image": None}]
+    (folder / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "images").mkdir()
+    for k in (0, 2):
+        PIC.save(folder / f"images/{k}.png")
+    engine = Answers(lm, [box("A"), box("B")])
+    results, missing = ev.run(args_of(tmp_path, "--only", "AI2D"), engine=engine)
+    r = results[0]
+    assert not missing and not engine.replies and (r["missing"], r["unscored"], r["n"]) == (3, 0, 5)
+    assert (r["score"], r["low"], r["high"], r["interval"]) == (None, 20, 80, None)
+    out = capsys.readouterr().out
+    assert "20.0 to 80.0" in out and "3 not evaluated: no picture or video" in out
+    kept = [json.loads(x) for x in open(tmp_path / "out/scores/AI2D.jsonl")]
+    assert kept[1]["how"] == "missing" and "there is no images/1.png under" in kept[1]["answer"]
+    for k in (1, 3):
+        Image.new("RGB", (24, 18)).save(folder / f"images/{k}.png")
+    engine = Answers(lm, [box("A"), box("A")])  # only the two that have come
+    again, _ = ev.run(args_of(tmp_path, "--only", "AI2D"), engine=engine)
+    assert not engine.replies and again[0]["missing"] == 1
+    (folder / "images/0.png").write_bytes(b"damaged")  # answered already: stays as it was
+    same, _ = ev.run(args_of(tmp_path, "--only", "AI2D", "--rescore"))
+    assert same == again
+
+
+def test_a_benchmark_without_any_of_its_files_is_one_line(lm, tmp_path, monkeypatch):
+    from benchmark_fixtures import write
+
+    write("VMME", tmp_path / "data")
+    for file in (tmp_path / "data/lmms-lab/Video-MME/data").iterdir():
+        file.unlink()
+    results, missing = ev.run(args_of(tmp_path, "--only", "VMME"), engine=Answers(lm, ()))
+    assert not results and missing[0].startswith("not evaluated: VMME: no file of its ")
+    assert "there is no data/" in missing[0] and "\n" not in missing[0]
+    monkeypatch.setattr(ev, "run", lambda args: (results, missing))
+    assert ev.main(["m", "--out", str(tmp_path / "o")]) == 1
+
+
+@pytest.mark.parametrize(
+    "rows, missing, status",
+    [([0], [], 0), ([1], [], 1), ([0], ["not evaluated: x"], 1), ([], [], 1)],
+)
+def test_the_exit_status_tells_whether_all_was_evaluated(monkeypatch, rows, missing, status):
+    monkeypatch.setattr(ev, "run", lambda args: ([{"missing": n} for n in rows], missing))
+    assert ev.main(["m"]) == status
+
+
+def test_limit_does_not_remark_on_the_rows(lm, tmp_path):
+    mmlu(tmp_path, 8)
+    some, _ = ev.run(
+        args_of(tmp_path, "--only", "MMLU", "--limit", 2), engine=Answers(lm, [box("B")] * 2)
+    )
+    whole, _ = ev.run(args_of(tmp_path, "--only", "MMLU"), engine=Answers(lm, [box("B")] * 6))
+    assert some[0]["remarks"] == [] and whole[0]["remarks"] == ["8 rows, 14042 expected"]
+
+
 def test_rescore_needs_something_to_score(tmp_path):
     with pytest.raises(ValueError, match="nothing to score again"):
         ev.run(args_of(tmp_path, "--rescore"))
@@ -464,6 +552,7 @@ def result(name, score, family="llm", paper=None, **more):
         "interval": [1.0, 2.0],
         "interval_method": "Wilson",
         "unscored": 0,
+        "missing": 0,
         "low": score,
         "high": score,
         "paper": paper,
