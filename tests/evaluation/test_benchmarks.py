@@ -28,9 +28,9 @@ from PIL import Image
 
 import evaluation.suite as ev
 from data import decode
-from evaluation import benchmarks, loading, rows, scores, text_rows, video, vision_rows
+from evaluation import benchmarks, rows, scores, text_rows, video, vision_rows
 from evaluation.benchmarks import TABLE
-from evaluation.loading import Questions, Unavailable
+from evaluation.loading import Questions
 from evaluation.rows import LETTERS, Where
 from processor import CLOSER, encode_turns
 from records import Sample
@@ -643,116 +643,7 @@ def test_damaged_video_is_counted_and_said(lm, tmp_path):
     assert "does not decode" in (tmp_path / "out/responses/VMME.jsonl").read_text()
 
 
-# ---- loading: what is missing costs one line -----------------------------------------------------
-
-
-def unreachable(monkeypatch, error):
-    import datasets
-
-    def load_dataset(path, *a, **k):
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-
-
-def test_gated_data_set_names_the_page(monkeypatch, tmp_path):
-    import datasets
-
-    unreachable(
-        monkeypatch,
-        datasets.exceptions.DatasetNotFoundError(
-            "Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub."
-        ),
-    )
-    with pytest.raises(Unavailable) as e:
-        Questions(next(b for b in TABLE if b.name == "GPQA-D"), tmp_path)
-    assert "https://huggingface.co/datasets/Idavidrein/gpqa" in str(e.value) and str(
-        tmp_path / "Idavidrein/gpqa"
-    ) in str(e.value)
-    assert "\n" not in str(e.value) and "accept its terms" in str(e.value)
-
-
-def test_videos_that_are_not_there_name_the_folder(tmp_path):
-    with pytest.raises(Unavailable, match="unpack .*datasets/lmms-lab/Video-MME into"):
-        Questions(next(b for b in TABLE if b.name == "VMME"), tmp_path)
-
-
-def test_moved_repository_is_tried_next(monkeypatch, tmp_path):
-    import datasets
-
-    real, asked = datasets.load_dataset, []
-
-    def load_dataset(path, *a, **k):
-        if "/" in str(path) and not str(path).startswith("/"):
-            asked.append(path)
-            raise datasets.exceptions.DatasetNotFoundError(f"{path} doesn't exist")
-        return real(path, *a, **k)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    save(
-        tmp_path,
-        "lmms-lab-encoder/ai2d",
-        "default",
-        "test",
-        CASES["AI2D"]["parts"]["default", "test"],
-    )
-    assert len(list(Questions(next(b for b in TABLE if b.name == "AI2D"), tmp_path))) == 4
-    assert asked == ["lmms-lab/ai2d"]
-
-
-def test_a_clone_with_its_own_readme_loads_by_it(tmp_path):
-    root = tmp_path / "MathArena/aime_2026"
-    root.mkdir(parents=True)
-    (root / "README.md").write_text(
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: d/x-*.jsonl\n---\n"
-    )
-    (root / "d").mkdir()
-    (root / "d/x-0.jsonl").write_text('{"problem_idx": 1, "problem": "p", "answer": 5}\n')
-    assert [i.gold for i in Questions(next(b for b in TABLE if b.name == "AIME26"), tmp_path)] == [
-        "5"
-    ]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [({"answer": "x"}, "not as expected"), ({"question": None, "options": None}, "")],
-)
-def test_a_changed_schema_is_one_line(lm, tmp_path, change, message):
-    row = dict(CASES["AI2D"]["parts"]["default", "test"][1], **change)
-    row.pop("options") if message == "" else None
-    save(tmp_path, "lmms-lab/ai2d", "default", "test", [row])
-    with pytest.raises(Unavailable, match="row 0 of default/test is not as expected"):
-        list(Questions(next(b for b in TABLE if b.name == "AI2D"), tmp_path))
-
-
-def test_the_others_go_on(lm, tmp_path, monkeypatch, capsys):
-    write("AIME26", tmp_path / "data")
-    monkeypatch.setattr(
-        loading,
-        "open_parts",
-        lambda b, *a, real=loading.open_parts: (
-            real(b, *a)
-            if b.name == "AIME26"
-            else (_ for _ in ()).throw(Unavailable(f"{b.name}: not here"))
-        ),
-    )
-    args = ev.flags(
-        [
-            "s",
-            "--only",
-            "GPQA-D",
-            "AIME26",
-            "--data",
-            str(tmp_path / "data"),
-            "--out",
-            str(tmp_path / "out"),
-        ]
-    )
-    results, missing = ev.run(args, engine=Answers(lm, CASES["AIME26"]["replies"]))
-    assert [r["name"] for r in results] == ["AIME26"] and missing == [
-        "not evaluated: GPQA-D: not here"
-    ]
-    assert "not evaluated: GPQA-D: not here" in capsys.readouterr().out
+# ---- the table ---------------------------------------------------------------------------------
 
 
 def test_listing_names_all(capsys):
