@@ -13,7 +13,6 @@ imports.
 import sys
 
 from data import decode
-from engines.base import seed_of
 from processor import CLOSER, encode
 from reward import grade
 
@@ -36,22 +35,16 @@ def evaluate(
     temperature 0 is greedy; chunk: prompts in flight at a time, so that the images of a large set
     are not all decoded.
     """
+    from engines.base import seed_of  # with transformers; `eval.py --list` is quick without
+
     out = []
     for i in range(0, len(questions), chunk):
-        some = questions[i : i + chunk]
-        prompts = [
-            encode(
-                engine.lm,
-                q.question + CLOSER,
-                decode(q.images, q.id),
-                decode(q.video, q.id),
-                thinking,
-            )
-            for q in some
-        ]
-        groups = engine.sample(
-            prompts, 1, max_response, seed_of(seed, "eval", i), temperature, stop=stop
-        )
+        some, prompts = questions[i : i + chunk], []
+        for q in some:
+            images, video = decode(q.images, q.id), decode(q.video, q.id)
+            prompts.append(encode(engine.lm, q.question + CLOSER, images, video, thinking))
+        seeds = seed_of(seed, "eval", i)
+        groups = engine.sample(prompts, 1, max_response, seeds, temperature, stop=stop)
         out += [[q.id, q.source, grade(group[0].text, q.golds)] for q, group in zip(some, groups)]
         if bar is not None:
             bar.update(len(some))

@@ -1,45 +1,22 @@
-"""One response to each question of a benchmark, kept in a JSONL file that a killed evaluation goes
-on from, and the score that rules give it.
+"""One response to each question of a benchmark: prompts, sampling, the JSONL file that a killed
+evaluation goes on from (responses.py says what it holds).
 
     items, records = generate(bench, questions, engine, args, path)    # asks what is not there yet
-    pairs = graded(bench, items, records)                              # [(Item, Score)]
-
-A response record: {"id", "asked", "response", "truncated", "tokens"}. `asked` is a digest of the
-question, so that a changed data set is asked again. With "error" the picture, the video or the
-prompt cannot be used (wrong, and counted); with "missing" its file is not there: that row is not
-evaluated, and asked again by the next call.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data import decode
 from engines.base import seed_of
-from evaluation.scorers import Score, score, training
+from evaluation.responses import asked, by_key, progress
 from evaluation.video import Video, find, fit, sample, with_subtitles
 from processor import CLOSER, encode, encode_turns
-from runtime.files import append_jsonl, read_jsonl
+from runtime.files import append_jsonl
 
 
 class Unreadable(ValueError):
     """A picture or video that does not open."""
-
-
-def asked(item):
-    """A digest of what the model is asked."""
-    return hashlib.sha256(repr((item.text(), item.turns, item.gold)).encode()).hexdigest()[:16]
-
-
-def by_key(path, key):
-    """{record[key]: record} of a JSONL file; later lines win."""
-    return {record[key]: record for record in read_jsonl(path) if key in record}
-
-
-def progress(what, total):
-    return tqdm(total=total, desc=what, unit="row", leave=False, dynamic_ncols=True)
 
 
 def generate(bench, questions, engine, args, path):
@@ -157,24 +134,3 @@ def roots(bench, args):
     """Folders where the files of a benchmark may lie."""
     repos = [args.source[bench.name]] if bench.name in args.source else bench.repos
     return [Path(args.data) / repo.partition("@")[0] for repo in repos]
-
-
-def graded(bench, items, records):
-    """[(Item, Score)] of the Items that have a record. The training reward sees the whole response,
-    all else what follows </think>.
-    """
-    return [
-        (item, _score(bench, item, records[item.id]))
-        for item in items
-        if item.id in records and records[item.id]["asked"] == asked(item)
-    ]
-
-
-def _score(bench, item, record):
-    if "missing" in record:
-        return Score(None, "missing", record["missing"])
-    if "error" in record:
-        return Score(0.0, "unreadable", record["error"])
-    if bench.scorer is training:
-        return training(item, record["response"])
-    return score(bench.scorer, item, record["response"], record["truncated"])

@@ -21,10 +21,9 @@ import json
 import re
 from pathlib import Path
 
-from engines.base import seed_of
-from evaluation.generate import by_key
 from evaluation.judge_prompts import PROMPTS, RUBRIC_OF
 from evaluation.letters import final
+from evaluation.responses import by_key
 from evaluation.rows import LETTERS, Item
 from evaluation.scorers import Score
 from evaluation.trees import literal
@@ -64,21 +63,23 @@ class Judge:
         """The reply to each prompt, without thinking; None where a prompt does not fit the context.
         The prompts' text can't open a turn. as_json: servers that can are held to a JSON object.
         """
+        from engines.base import seed_of  # which loads torch
+
         asked = [self.engine.encode(p, thinking=False) for p in prompts]
+        seeds = [seed_of(seed, i) for i in range(len(asked))]
         if self.engine.remote:
-            return self._ask_server(asked, temperature, seed, as_json)
+            return self._ask_server(asked, seeds, temperature, as_json)
         window = self.engine.window
         fit = [i for i, p in enumerate(asked) if len(p.ids) + MAX_TOKENS <= window]
-        seeds = [seed_of(seed, i) for i in fit]
-        drawn = self.engine.sample([asked[i] for i in fit], 1, MAX_TOKENS, seeds, temperature)
+        prompts, seeds = [asked[i] for i in fit], [seeds[i] for i in fit]
+        drawn = self.engine.sample(prompts, 1, MAX_TOKENS, seeds, temperature)
         replies = dict(zip(fit, (group[0].text for group in drawn)))
         return [replies.get(i) for i in range(len(asked))]
 
-    def _ask_server(self, asked, temperature, seed, as_json):
+    def _ask_server(self, asked, seeds, temperature, as_json):
         how = {"max_new_tokens": MAX_TOKENS, "temperature": temperature}
         if as_json:
             how["response_format"] = {"type": "json_object"}
-        seeds = [seed_of(seed, i) for i in range(len(asked))]
         futures = [self.engine.request(p, 1, s, **how) for p, s in zip(asked, seeds)]
         replies = [future.result()[0] for future in futures]
         # what is too long comes back without text, tokens or a cut

@@ -260,13 +260,13 @@ def hub_answers(seconds=3):
     """Whether the hub says anything at all, asked once: its client would try five times for each
     of 31 data sets.
     """
-    import huggingface_hub
+    from huggingface_hub import constants
 
     heard = threading.Event()
 
     def ask():
         try:
-            request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
             urllib.request.urlopen(request, timeout=seconds).close()
         except urllib.error.HTTPError:
             pass
@@ -285,9 +285,9 @@ def offline_without_hub():
     """Where the hub does not answer, its libraries are told to look into their cache only."""
     if not hub_answers():
         import datasets
-        import huggingface_hub
+        from huggingface_hub import constants
 
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        constants.HF_HUB_OFFLINE = True
         datasets.config.HF_HUB_OFFLINE = True
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from evaluation import benchmarks, scores
-from evaluation.generate import asked, by_key, graded
 from evaluation.loading import Questions
+from evaluation.responses import asked, by_key, graded
 from runtime.files import append_jsonl
 
 REPLIES = ("\\boxed{D}", "\\boxed{A}", "(D).", "{0} apples", "\\boxed{D. ok}")

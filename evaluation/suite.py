@@ -27,6 +27,9 @@ On GPUs the model is served by `vllm serve` with one copy a GPU (engines/server.
 runs in this process. The tiny world is sampled greedily, as train.py measures it, and its score is
 the training reward; --temperature changes that. MultiChallenge keeps its conversation and gets no
 closer: its rules are about the reply's own form.
+
+What loads a model is imported where one is opened: --list, compare and what is missing come at
+once.
 """
 
 import argparse
@@ -38,14 +41,12 @@ from pathlib import Path
 
 import torch
 
-from engines.hf import HFEngine
 from evaluation import benchmarks, scores
 from evaluation.benchmarks import TABLE, TINY
-from evaluation.generate import generate, graded, progress
 from evaluation.judge import open_judge, settle, templates
 from evaluation.loading import Questions, Unavailable
+from evaluation.responses import graded, progress
 from evaluation.video import TOKEN
-from model import load, text_side
 from runtime.files import write_atomic
 
 # ---- the command line ----------------------------------------------------------------------------
@@ -151,7 +152,11 @@ def open_model(path, args, who="the model"):
     """An engine of the model at `path`: a server on the GPUs that ends with the context and so
     gives them back (the judge is next), or transformers in this process.
     """
+    from model import load, text_side
+
     if args.engine == "hf":
+        from engines.hf import HFEngine
+
         device = "cuda" if torch.cuda.device_count() else "cpu"
         yield HFEngine(load(path, args.dtype, device, masters=args.dtype == "float32"))
         return
@@ -257,7 +262,7 @@ def answer(args, engine, models):
                 engine = models.enter_context(open_model(args.model, args))
             path = out / f"responses/{bench.name}.jsonl"
             asks = None if args.rescore else engine
-            items, records = generate(bench, questions, asks, args, path)
+            items, records = responses(bench, questions, asks, args, path)
             pairs = graded(bench, items, records)
         except Unavailable as e:
             missing.append(f"not evaluated: {e}")
@@ -273,6 +278,13 @@ def answer(args, engine, models):
         else:
             done.append((bench, pairs, records))
     return done, missing
+
+
+def responses(*arguments):
+    """generate.generate, imported when there is something to generate."""
+    from evaluation.generate import generate
+
+    return generate(*arguments)
 
 
 def _why_nothing(pairs, out, args):

@@ -553,12 +553,27 @@ def test_mvbench_gold_is_a_text_and_bounds_are_clipped(tmp_path):
     assert video.sample(got["object_existence"].video, root)[1][0] == 0  # found under data0613
 
 
-def test_mvbench_cut_clips_are_not_cut_again(tmp_path):
-    clip(tmp_path / "star/Charades_segment/clip_5.0_9.0.mp4")
-    v = video.Video(
-        ("video/star/x/clip.mp4",), 5.0, 9.0, cut=("star/Charades_segment/clip_5.0_9.0.mp4",)
-    )
-    assert video.sample(v, [tmp_path])[1][0] == 0
+@pytest.mark.parametrize("name", ["clip_5.0_9.0.mp4", "clip_5_9.mp4", "clip_5.00_9.0.mp4"])
+@pytest.mark.parametrize("folder", ["star/Charades_segment", "video/star/Charades_segment"])
+def test_mvbench_cut_clips_are_found_by_their_bounds_and_not_cut_again(tmp_path, folder, name):
+    for other in ("clip_5.0_19.0.mp4", "clip_15.0_9.0.mp4", "clipper_5.0_9.0.mp4"):
+        clip(tmp_path / folder / other, frames=2)
+    clip(tmp_path / folder / name)
+    row = {"video": "clip.mp4", "start": "5", "end": 9.0, "question": "?"}
+    row |= {"candidates": ["a", "b"], "answer": "b"}
+    item = video.mvbench(row, Where("action_sequence", "train", 0, tmp_path))[0]
+    path, start, end = video.locate(item.video, [tmp_path])
+    assert (path, start, end) == (tmp_path / folder / name, None, None)
+    assert video.sample(item.video, [tmp_path])[1][0] == 0
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="there is no video/star/Charades_v1_480/clip.mp4"):
+        video.sample(item.video, [tmp_path])
+
+
+def test_mvbench_leaves_out_only_the_task_that_may_not_be_distributed(tmp_path):
+    row = {"video": "a.mp4", "question": "?", "candidates": ["a", "b"], "answer": "b"}
+    for task, left in (("fine_grained_pose", 0), ("action_antonym", 1)):
+        assert len(video.mvbench(row, Where(task, "train", 0, tmp_path))) == left
 
 
 def test_videomme_file_name_is_videoid_and_options_are_not_lettered_twice(tmp_path):
