@@ -96,7 +96,8 @@ def test_shared_judge_is_strict_json(raw, want):
         ("mmvet", "", 1, None),
         (
             "hle",
-            '{"extracted_final_answer": "x", "reasoning": "r", "correct": "yes", "confidence": 90, "strict": true}',
+            '{"extracted_final_answer": "x", "reasoning": "r", "correct": "yes", '
+            '"confidence": 90, "strict": true}',
             1,
             [1],
         ),

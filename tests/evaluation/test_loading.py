@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 from benchmark_fixtures import CASES, save, write
-from test_benchmarks import Answers
+from benchmark_tools import Answers
 
 import evaluation.suite as ev
 from evaluation import loading
@@ -80,7 +80,8 @@ def test_a_clone_with_its_own_readme_loads_by_it(tmp_path):
     root = tmp_path / "MathArena/aime_2026"
     root.mkdir(parents=True)
     (root / "README.md").write_text(
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: d/x-*.jsonl\n---\n"
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: d/x-*.jsonl\n---\n"
     )
     (root / "d").mkdir()
     (root / "d/x-0.jsonl").write_text('{"problem_idx": 1, "problem": "p", "answer": 5}\n')
