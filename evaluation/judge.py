@@ -300,10 +300,6 @@ def batched(pairs, many):
     return [g[i : i + many] for g in by_question.values() for i in range(0, len(g), many)]
 
 
-def _malformed(raw, scores):
-    return raw is not None and scores is None
-
-
 SHORT = "\nPredict the correctness as one number from 0.0 to 1.0 and write nothing else:"
 
 
@@ -314,26 +310,25 @@ def ask(kind, batches, judge, template):
     temperature, as its script does.
     """
     prompts = [prompt_of(template, [values for _, values in batch]) for batch in batches]
-    told, waiting = {}, list(range(len(batches)))  # told: index -> (raw reply, scores)
+    raw, scores, waiting = {}, {}, list(range(len(batches)))
     for attempt in range(TRIES.get(kind, DEFAULT_TRIES)):
         heat = 0.5 if kind == "mmvet" else 0.2
         add = SHORT if kind == "mmvet" and attempt else ""
         asked = [prompts[i] + add for i in waiting]
         replies = judge.ask(asked, min(2.0, heat * attempt), attempt, as_json=kind != "mmvet")
-        for i, raw in zip(waiting, replies):
+        for i, reply in zip(waiting, replies):
             size, gold = len(batches[i]), batches[i][0][0].gold
-            told[i] = raw, None if raw is None else parse(kind, raw, size, gold)
-        waiting = [i for i in waiting if len(batches[i]) == 1 and _malformed(*told[i])]
+            raw[i], scores[i] = reply, reply and parse(kind, reply, size, gold)
+        waiting = [i for i in waiting if raw[i] is not None and not scores[i]]
+        waiting = [i for i in waiting if len(batches[i]) == 1]
         if not waiting:
             break
     records = []
     for i, batch in enumerate(batches):
-        raw, scores = told[i]
-        if scores is None and len(batch) > 1:
+        if len(batch) > 1 and not scores[i]:
             records += ask(kind, [[pair] for pair in batch], judge, template)
-        elif raw is not None:
-            malformed = scores is None
-            for (item, _), value in zip(batch, scores or [0.0]):
-                record = {"id": item.id, "kind": kind, "judge": judge.name, "raw": raw}
-                records.append(record | {"value": value, "malformed": malformed})
+        elif raw[i] is not None:
+            made = {"kind": kind, "judge": judge.name, "raw": raw[i], "malformed": not scores[i]}
+            for (item, _), value in zip(batch, scores[i] or [0.0]):
+                records.append({"id": item.id, "value": value, **made})
     return records

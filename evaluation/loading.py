@@ -190,9 +190,10 @@ def listed(root):
         if path.suffix[1:] in KINDS:
             out[relative] = (relative.rpartition("/")[0], path.name)
         elif path.suffix == ".zip" and path.stat().st_size < 200e6 and zipfile.is_zipfile(path):
-            for member in zipfile.ZipFile(path).namelist():
+            for info in zipfile.ZipFile(path).infolist():
+                member, locked = info.filename, info.flag_bits & 1  # GPQA's has a password
                 folder, _, name = member.rpartition("/")
-                if name.rpartition(".")[2] in KINDS and "__MACOSX" not in member:
+                if name.rpartition(".")[2] in KINDS and "__MACOSX" not in member and not locked:
                     folder = folder.removeprefix(path.stem).strip("/")
                     out[f"{relative}//{member}"] = (folder, name)
     return out

@@ -118,10 +118,14 @@ def coordinates(item, text):
     both = item.gold, first.answer
     if any(re.search(r"[^\W\d_]", _NAMES.sub("", s)) for s in both):
         return first
-    gold, got = map(row_and_column, both)
-    if gold is None or got is None:
-        gold, got = (tuple(map(int, re.findall(r"(?<!\d)\d{1,9}(?!\d)", s))) for s in both)
-    return verdict(gold == got, first.answer) if len(gold) > 1 and len(got) > 1 else first
+    written = [tuple(map(int, re.findall(r"(?<!\d)\d{1,9}(?!\d)", s))) for s in both]
+    if min(map(len, written)) < 2:
+        return first
+    named = [row_and_column(s) or w for s, w in zip(both, written)]
+    turned = [n != w for n, w in zip(named, written)]
+    if turned[0] != turned[1] and written[0] == written[1]:
+        return first  # one of them names the column first: what the other means is not said
+    return verdict(named[0] == named[1], first.answer)
 
 
 # ---- benchmarks with rules of their own ----------------------------------------------------------

@@ -121,27 +121,35 @@ def flags(argv):
         if "=" not in source or source.split("=")[0] not in names:
             raise ValueError(f"--source {source}: expected NAME=owner/repo with a NAME of --list")
     args.source = dict(s.split("=", 1) for s in args.source)
+    fill_in(args, torch.cuda.device_count())
+    if min(args.max_new, args.chunk, args.workers) < 1:
+        raise ValueError("--max-new, --chunk and --workers must be at least 1")
+    if min(args.limit, args.temperature) < 0 or not 0 < args.top_p <= 1:
+        raise ValueError("--limit and --temperature must be at least 0, --top-p in (0, 1]")
+    if args.engine == "hf" and args.workers > 1:
+        raise ValueError("--workers needs --engine vllm; the hf engine runs in this process")
+    return args
+
+
+def fill_in(args, gpus):
+    """Set what was left open: the paper's decoding or the tiny world's, an engine for the GPUs that
+    are visible, the folder.
+    """
     decoding = {"temperature": 0.6, "presence_penalty": 1.5, "max_new": 12_288}
     if args.tiny:
         decoding = {"temperature": 0.0, "presence_penalty": 0.0, "max_new": 40}
     for name, value in decoding.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    gpus = torch.cuda.device_count()
     args.engine = args.engine or ("vllm" if gpus else "hf")
     args.dtype = args.dtype or ("bfloat16" if gpus else "float32")
-    if args.engine == "hf" and args.workers > 1:
-        raise ValueError("--workers needs --engine vllm; the hf engine runs in this process")
-    args.workers = args.workers or (max(1, gpus) if args.engine == "vllm" else 1)
-    args.chunk = args.chunk or 256 * args.workers
-    if min(args.max_new, args.chunk, args.workers) < 1:
-        raise ValueError("--max-new, --chunk and --workers must be at least 1")
-    if min(args.limit, args.temperature) < 0 or not 0 < args.top_p <= 1:
-        raise ValueError("--limit and --temperature must be at least 0, --top-p in (0, 1]")
-    if not args.out:
-        parts = Path(args.model).parts[-2:] + ("tiny",) * args.tiny
-        args.out = "runs/eval/" + "-".join(parts).replace("/", "").replace("runs-", "")
-    return args
+    if args.workers == 0:
+        args.workers = max(1, gpus) if args.engine == "vllm" else 1
+    if args.chunk == 0:
+        args.chunk = 256 * args.workers
+    parts = Path(args.model).parts[-2:] + ("tiny",) * args.tiny
+    name = "-".join(parts).replace("/", "").replace("runs-", "")
+    args.out = args.out or f"runs/eval/{name}"
 
 
 # ---- models and settings -------------------------------------------------------------------------
