@@ -33,6 +33,7 @@ MAX_TOKENS, MAX_CHARS, BATCH = 512, 8000, 64
 # CharXiv's and MM-Vet's own numbers; structured output upstream does not fail, so many for those
 TRIES = {"shared": 1, "mmvet": 5}
 DEFAULT_TRIES = 10
+HEAT = {"mmvet": 0.5}  # added to the temperature with each try
 
 
 # ---- who judges ----------------------------------------------------------------------------------
@@ -312,15 +313,18 @@ def ask(kind, batches, judge, template):
     prompts = [prompt_of(template, [values for _, values in batch]) for batch in batches]
     raw, scores, waiting = {}, {}, list(range(len(batches)))
     for attempt in range(TRIES.get(kind, DEFAULT_TRIES)):
-        heat = 0.5 if kind == "mmvet" else 0.2
-        add = SHORT if kind == "mmvet" and attempt else ""
-        asked = [prompts[i] + add for i in waiting]
-        replies = judge.ask(asked, min(2.0, heat * attempt), attempt, as_json=kind != "mmvet")
+        asked = [prompts[i] for i in waiting]
+        if kind == "mmvet" and attempt:
+            asked = [prompt + SHORT for prompt in asked]
+        heat = HEAT.get(kind, 0.2) * attempt
+        replies = judge.ask(asked, heat, attempt, as_json=kind != "mmvet")
         for i, reply in zip(waiting, replies):
             size, gold = len(batches[i]), batches[i][0][0].gold
-            raw[i], scores[i] = reply, reply and parse(kind, reply, size, gold)
-        waiting = [i for i in waiting if raw[i] is not None and not scores[i]]
-        waiting = [i for i in waiting if len(batches[i]) == 1]
+            raw[i] = reply
+            scores[i] = None if reply is None else parse(kind, reply, size, gold)
+        waiting = [
+            i for i in waiting if raw[i] is not None and not scores[i] and len(batches[i]) == 1
+        ]
         if not waiting:
             break
     records = []
@@ -329,6 +333,6 @@ def ask(kind, batches, judge, template):
             records += ask(kind, [[pair] for pair in batch], judge, template)
         elif raw[i] is not None:
             made = {"kind": kind, "judge": judge.name, "raw": raw[i], "malformed": not scores[i]}
-            for (item, _), value in zip(batch, scores[i] or [0.0]):
-                records.append({"id": item.id, "value": value, **made})
+            values = zip(batch, scores[i] or [0.0])
+            records += [{"id": item.id, "value": value, **made} for (item, _), value in values]
     return records
