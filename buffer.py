@@ -48,12 +48,9 @@ class Buffer:
             )
         self.capacity, self.tau = capacity, tau
         self.entries = {}  # id -> Entry; insertion order is the FIFO
-        self.counts = {
-            "admitted": {},
-            "graduated": {},
-            "evicted": {},
-        }  # event -> entry accuracy -> count
-        self.fate = {}  # visits -> fate of the entries that left
+        # event -> entry accuracy -> count
+        self.counts = {"admitted": {}, "graduated": {}, "evicted": {}}
+        self.outcomes = {}  # visits -> outcome -> count, of the entries that left
 
     def __len__(self):
         return len(self.entries)
@@ -87,7 +84,7 @@ class Buffer:
     def _leave(self, entry, event, events):
         del self.entries[entry.question_id]
         self._count(event, entry.accuracy)
-        self._fate(self.fate, entry, event == "graduated")
+        self._add_outcome(self.outcomes, entry, event == "graduated")
         events[event].append(entry.question_id)
 
     def _count(self, event, accuracy):
@@ -95,11 +92,10 @@ class Buffer:
         self.counts[event][key] = self.counts[event].get(key, 0) + 1
 
     @staticmethod
-    def _fate(table, entry, graduated):
+    def _add_outcome(table, entry, graduated):
         row = table.setdefault(str(entry.visits), {"never": 0, "improved": 0, "graduated": 0})
-        row[
-            "graduated" if graduated else "improved" if entry.best > entry.accuracy else "never"
-        ] += 1
+        outcome = "improved" if entry.best > entry.accuracy else "never"
+        row["graduated" if graduated else outcome] += 1
 
     def occupancy(self):
         """Entries now in the buffer by entry accuracy (Fig. 20), as {"0.125": 3, ...}."""
@@ -109,13 +105,13 @@ class Buffer:
             out[key] = out.get(key, 0) + 1
         return out
 
-    def fates(self):
+    def outcomes_by_visits(self):
         """By number of re-sample attempts: never improved, improved, graduated (Fig. 24); entries
         still inside count too.
         """
-        out = {k: dict(v) for k, v in self.fate.items()}
+        out = {k: dict(v) for k, v in self.outcomes.items()}
         for e in self.entries.values():
-            self._fate(out, e, False)
+            self._add_outcome(out, e, False)
         return out
 
     def state(self):
@@ -123,7 +119,7 @@ class Buffer:
         return {
             "entries": [asdict(e) for e in self.entries.values()],
             "counts": self.counts,
-            "fate": self.fate,
+            "outcomes": self.outcomes,
         }
 
     def load(self, state):
@@ -132,4 +128,4 @@ class Buffer:
         """
         self.entries = {e["question_id"]: Entry(**e) for e in state["entries"]}
         self.counts = {event: dict(table) for event, table in state["counts"].items()}
-        self.fate = {k: dict(v) for k, v in state["fate"].items()}
+        self.outcomes = {k: dict(v) for k, v in state["outcomes"].items()}

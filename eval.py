@@ -1,9 +1,8 @@
-"""Accuracy of a model: one graded response to each question. train.py calls `evaluate` for its
-held-out questions.
+"""Accuracy of a model: one graded response to each question; train.py measures held-out questions
+with it.
 
-    python eval.py assets/student --tiny                 # about ten seconds on two CPU cores
-    # the paper's 31 benchmarks
-    python eval.py Qwen/Qwen3.5-0.8B --judge Qwen/Qwen3.5-27B-FP8
+    python eval.py assets/student --tiny        # about ten seconds on two CPU cores
+    python eval.py Qwen/Qwen3.5-0.8B --judge Qwen/Qwen3.5-27B-FP8       # the paper's 31 benchmarks
     python eval.py --help
 
 The command line and the benchmarks (ZPPO Appendix B.2) stand in evaluation/, which training never
@@ -12,7 +11,8 @@ imports.
 
 import sys
 
-from data import decode
+from tqdm import tqdm
+
 from processor import CLOSER, encode
 from reward import grade
 
@@ -37,18 +37,35 @@ def evaluate(
     """
     from engines.base import seed_of  # with transformers; `eval.py --list` is quick without
 
-    out = []
+    rows = []
     for i in range(0, len(questions), chunk):
-        some, prompts = questions[i : i + chunk], []
-        for q in some:
-            images, video = decode(q.images, q.id), decode(q.video, q.id)
-            prompts.append(encode(engine.lm, q.question + CLOSER, images, video, thinking))
-        seeds = seed_of(seed, "eval", i)
-        groups = engine.sample(prompts, 1, max_response, seeds, temperature, stop=stop)
-        out += [[q.id, q.source, grade(group[0].text, q.golds)] for q, group in zip(some, groups)]
+        some = questions[i : i + chunk]
+        prompts = [
+            encode(engine.lm, q.question + CLOSER, q.images, q.video, thinking) for q in some
+        ]
+        seed_here = seed_of(seed, "eval", i)
+        groups = engine.sample(prompts, 1, max_response, seed_here, temperature, stop=stop)
+        rows += [[q.id, q.source, grade(g[0].text, q.golds)] for q, g in zip(some, groups)]
         if bar is not None:
             bar.update(len(some))
-    return out
+    return rows
+
+
+def evaluate_on_all_ranks(engine, heldout, cfg, world, stop=None):
+    """{split: evaluate() rows} of {split: questions}, greedy, each rank its share of the questions;
+    the same on every rank.
+    """
+    results, total = {}, sum(map(len, heldout.values()))
+    settings = {"desc": "held-out questions", "leave": False, "dynamic_ncols": True}
+    with tqdm(total=total, disable=world.rank > 0, **settings) as bar:
+        for split, questions in heldout.items():
+            own = [questions[i] for i in range(world.rank, len(questions), world.size)]
+            parts = world.all_gather(
+                lambda: evaluate(engine, own, cfg.max_response, cfg.thinking, bar=bar, stop=stop)
+            )
+            rows = [parts[i % world.size][i // world.size] for i in range(len(questions))]
+            results[split] = rows
+    return results
 
 
 def by_family(results):

@@ -1,17 +1,16 @@
 """A Hugging Face model folder as an LM: weights, tokenizer, image processor, and the two forwards
 that ZPPO needs.
 
-Everything that knows about Qwen3.5's vision inputs and 3-D positions is here, so that rollout.py
-and train.py see token ids and hidden states only. Text-only models (Llama, Qwen3, ...) load the
-same way and simply have no image processor. Deliberately not here: a processor class.
-`AutoProcessor` for Qwen3.5 needs torchvision for its video half; the image processor and the
-tokenizer do not, and the few lines that expand placeholders are below.
+Everything that knows about Qwen3.5's forward is here, what goes into it in processor.py, so that
+the method sees token ids and hidden states only. Text-only models (Llama, Qwen3, ...) load the same
+way and simply have no image processor.
 
     lm = load("assets/student")
 """
 
+import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    BatchFeature,
     GenerationConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+
+from loss import mask_logits
+from processor import pixels, positions
 
 # hints about kernels that only a GPU has would bury our own lines
 transformers_logging.set_verbosity_error()
@@ -50,9 +52,7 @@ class LM:
     image_id: int = -1  # placeholder ids; -1: the model has none
     video_id: int = -1
     compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
-    sharded: bool = (
-        False  # FSDP gathers the weights in `compute`, so that autocast has nothing left to do
-    )
+    sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
 
     @property
     def device(self):
@@ -76,12 +76,14 @@ class LM:
 
     def autocast(self):
         """Context in which sampler and trainer alike run their forwards."""
-        plain = (
-            self.sharded
-            or self.compute == torch.float32
-            or next(self.net.parameters()).dtype == self.compute
-        )
-        return nullcontext() if plain else torch.autocast(self.device.type, self.compute)
+        stored = next(self.net.parameters()).dtype
+        if self.sharded or self.compute in (torch.float32, stored):
+            return nullcontext()
+        return torch.autocast(self.device.type, self.compute)
+
+    def logits(self, hidden):
+        """(..., V) logits of (..., D) hidden states in fp32; probability 0 on the banned ids."""
+        return mask_logits(hidden @ self.head.T, self.banned)
 
     def blocks(self):
         """The decoder blocks, in order: what FSDP gathers one after the other."""
@@ -98,9 +100,8 @@ def load_parts(path):
 
     Raises ValueError with one line that names the folder and what is missing.
     """
-    if (path.startswith((".", "/", "~")) or path.count("/") != 1) and not Path(
-        path
-    ).exists():  # a hub id is owner/name
+    hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))  # owner/name
+    if not hub_id and not Path(path).exists():
         raise ValueError(f"{path}: no such model folder")
     try:
         config = AutoConfig.from_pretrained(path)
@@ -119,29 +120,28 @@ def load_parts(path):
         raise ValueError(
             f"{path}: the tokenizer has no chat template; add chat_template.jinja to the folder"
         )
+    if not hasattr(config, "vision_config"):
+        return config, tokenizer, None
     try:
-        image_processor = (
-            AutoImageProcessor.from_pretrained(path, backend="pil")
-            if hasattr(config, "vision_config")
-            else None
-        )
+        return config, tokenizer, AutoImageProcessor.from_pretrained(path, backend="pil")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ValueError(
             f"{path}: no image processor in this model folder ({_first_line(e)}); "
             f"copy preprocessor_config.json there"
         ) from e
-    return config, tokenizer, image_processor
+
+
+def _auto_class(config):
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
 
 
 def attention(device):
-    """ "flash_attention_2" where the package is installed and the device is a GPU, else PyTorch's
-    own "sdpa".
+    """The attention implementation: "flash_attention_2" where the package is installed and the
+    device is a GPU, else PyTorch's own "sdpa".
     """
-    return (
-        "flash_attention_2"
-        if str(device).startswith("cuda") and find_spec("flash_attn")
-        else "sdpa"
-    )
+    if str(device).startswith("cuda") and find_spec("flash_attn"):
+        return "flash_attention_2"
+    return "sdpa"
 
 
 def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
@@ -155,17 +155,15 @@ def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
     """
     path = str(path)
     config, tokenizer, image_processor = load_parts(path)
-    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    compute = getattr(torch, dtype)
+    stored = torch.float32 if masters else compute
+    auto = _auto_class(config)
     try:
-        net = auto.from_pretrained(
-            path,
-            dtype=torch.float32 if masters else getattr(torch, dtype),
-            attn_implementation=attend,
-        ).to(device)
+        net = auto.from_pretrained(path, dtype=stored, attn_implementation=attend).to(device)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
     lm = from_parts(net, tokenizer, image_processor, path)
-    lm.compute = getattr(torch, dtype)
+    lm.compute = compute
     return lm
 
 
@@ -173,11 +171,8 @@ class NoNet:
     """Stands where the weights would be, for an LM that only reads and measures prompts."""
 
     def __init__(self, config, generation_config):
-        self.config, self.generation_config, self.device = (
-            config,
-            generation_config,
-            torch.device("cpu"),
-        )
+        self.config, self.generation_config = config, generation_config
+        self.device = torch.device("cpu")
 
     def eval(self):
         """Nothing to switch off."""
@@ -186,14 +181,13 @@ class NoNet:
 def count_params(path):
     """Number of parameters of a model folder or hub id, from its config alone."""
     config = load_parts(str(path))[0]
-    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     with torch.device("meta"):
-        return sum(p.numel() for p in auto.from_config(config).parameters())
+        return sum(p.numel() for p in _auto_class(config).from_config(config).parameters())
 
 
 def text_side(path):
-    """An LM of a model folder or hub id whose weights are elsewhere (remote.Pool): encode, window,
-    end tokens, no forward.
+    """An LM of a model folder or hub id whose weights are elsewhere (behind a server): encode,
+    window, end tokens, no forward.
 
     Raises ValueError as load() does.
     """
@@ -206,150 +200,45 @@ def text_side(path):
 
 
 def from_parts(net, tokenizer, image_processor, path):
-    """An LM from its parts (tiny.py makes models without a folder)."""
+    """An LM from its parts (the tiny world makes models without a folder)."""
     net.eval()  # no dropout in these models; eval keeps it so when a config says otherwise
     config = net.config
     image_id = getattr(config, "image_token_id", -1)
     video_id = getattr(config, "video_token_id", -1)
     eos = net.generation_config.eos_token_id if net.generation_config else None
-    eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    eos_ids = tuple(sorted({*eos, tokenizer.eos_token_id} - {None}))
+    several = eos if isinstance(eos, (list, tuple)) else [eos]
+    eos_ids = tuple(sorted({*several, tokenizer.eos_token_id} - {None}))
     if not eos_ids:
         raise ValueError(f"{path}: neither tokenizer nor generation config names an end token")
     # Placeholders break the training forward when sampled; ids beyond the tokenizer are padding of
     # the embedding.
     vocabulary = config.get_text_config().vocab_size
-    vision_ids = {
-        getattr(config, name, None)
-        for name in (
-            "image_token_id",
-            "video_token_id",
-            "vision_start_token_id",
-            "vision_end_token_id",
-        )
-    } - {None}
-    banned = sorted({*vision_ids, *range(len(tokenizer), vocabulary)} - set(eos_ids))
-    return LM(
-        net,
-        tokenizer,
-        image_processor,
-        str(path),
-        eos_ids,
-        torch.tensor(banned, dtype=torch.long, device=net.device),
-        image_id,
-        video_id,
-    )
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    vision_ids = {getattr(config, name, None) for name in names} - {None}
+    ids = sorted({*vision_ids, *range(len(tokenizer), vocabulary)} - set(eos_ids))
+    banned = torch.tensor(ids, dtype=torch.long, device=net.device)
+    return LM(net, tokenizer, image_processor, str(path), eos_ids, banned, image_id, video_id)
 
 
 def save(lm, folder, weights=None):
     """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image
     processor.
 
-    weights: {name: full tensor} where the net itself holds only shards of them.
+    weights: {name: full tensor} where the net itself holds only shards of them. What belongs to
+    classes that are not loaded here (the video processor) is copied, so that servers find it.
     """
     lm.net.save_pretrained(folder, state_dict=weights)
     lm.tokenizer.save_pretrained(folder)
-    if lm.image_processor is not None:
-        lm.image_processor.save_pretrained(folder)
-
-
-# ---- vision inputs -------------------------------------------------------------------------------
-
-
-def pixels(lm, prompt):
-    """The vision inputs of one prompt: {"image": (values, grid)} and/or {"video": (values, grid)},
-    empty for text.
-
-    values: (patches, patch_dim) float; grid: (images, 3) int64, temporal x height x width in
-    patches.
-    """
-    out = {}
-    if prompt.images:
-        x = lm.image_processor(images=list(prompt.images), return_tensors="pt")
-        out["image"] = x["pixel_values"], x["image_grid_thw"]
-    if prompt.video:
-        out["video"] = _video_pixels(lm, prompt.video)
-    return out
-
-
-def _video_pixels(lm, frames):
-    # The image processor repeats one frame to fill a temporal patch; a video puts consecutive
-    # frames there instead.
-    tp = lm.image_processor.temporal_patch_size
-    frames = [*frames, *[frames[-1]] * (-len(frames) % tp)]
-    x: BatchFeature = lm.image_processor(images=frames, return_tensors="pt")
-    grid = x["image_grid_thw"]
-    if not (grid == grid[0]).all():
-        raise ValueError("the frames of a video must have one size")
-    h, w = int(grid[0, 1]), int(grid[0, 2])
-    p = lm.image_processor.patch_size
-    values = x["pixel_values"].view(
-        len(frames) // tp, tp, h * w, -1, tp, p * p
-    )  # frame f of a patch has tp equal copies
-    values = torch.stack(
-        [values[:, f, :, :, f] for f in range(tp)], dim=3
-    )  # (T/tp, h*w, C, tp, p*p)
-    return values.reshape(-1, x["pixel_values"].shape[1]), torch.tensor([[len(frames) // tp, h, w]])
-
-
-def expand(lm, prompt, vision):
-    """`prompt` with each single placeholder id repeated to the number of visual tokens (what vLLM
-    does by itself).
-
-    A video becomes one block per temporal patch with its timestamp written before it, as Qwen3.5
-    was trained. vision: pixels(lm, prompt). Returns a Prompt; raises ValueError when placeholders
-    and images differ in number.
-    """
-    if not vision:
-        return prompt
-    merge = lm.image_processor.merge_size**2
-    grids = [g for g in vision["image"][1]] if "image" in vision else []
-    if prompt.ids.count(lm.image_id) != len(grids) or prompt.ids.count(lm.video_id) != (
-        "video" in vision
-    ):
-        raise ValueError(
-            f"{prompt.ids.count(lm.image_id)} image and {prompt.ids.count(lm.video_id)} video placeholders "
-            f"for {len(grids)} images and {int('video' in vision)} videos"
-        )
-    ids, grids, source = [], iter(grids), list(prompt.ids)
-    for k, token in enumerate(source):
-        if token == lm.image_id:
-            ids += [token] * (int(next(grids).prod()) // merge)
-        elif token == lm.video_id:
-            # the template wrote <vision_start> PAD <vision_end> once; each temporal patch gets its
-            # own pair
-            start, end, tp = source[k - 1], source[k + 1], lm.image_processor.temporal_patch_size
-            t, h, w = vision["video"][1][0].tolist()
-            ids.pop()
-            for j in range(t):
-                seconds = (j * tp + (tp - 1) / 2) / prompt.video_fps
-                stamp = lm.tokenizer(f"<{seconds:.1f} seconds>", add_special_tokens=False)[
-                    "input_ids"
-                ]
-                ids += [*stamp, start, *[token] * (h * w // merge), end]
-            ids.pop()  # the template's own <vision_end> follows
-        else:
-            ids.append(token)
-    return replace(prompt, ids=tuple(ids))
-
-
-def length(lm, prompt):
-    """Tokens of a prompt with its images and video expanded."""
-    return len(expand(lm, prompt, pixels(lm, prompt)).ids)
-
-
-def positions(lm, prompt, vision):
-    """Rope positions of an expanded prompt: ((3, P) int64, the next free position). Text: all three
-    rows 0..P-1.
-    """
-    P = len(prompt.ids)
-    if not vision:
-        return torch.arange(P).expand(3, P), P
-    ids = torch.tensor([prompt.ids])
-    kinds = (ids == lm.image_id).int() + 2 * (ids == lm.video_id).int()
-    grids = {f"{k}_grid_thw": v[1] for k, v in vision.items()}
-    pos, delta = lm.base.get_rope_index(ids, mm_token_type_ids=kinds, **grids)
-    return pos[:, 0], P + int(delta)
+    if lm.image_processor is None:
+        return
+    lm.image_processor.save_pretrained(folder)
+    for name in ("video_preprocessor_config.json", "processor_config.json"):
+        quiet = {
+            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")
+        }
+        source = cached_file(lm.path, name, **quiet, _raise_exceptions_for_connection_errors=False)
+        if source:
+            shutil.copyfile(source, Path(folder) / name)
 
 
 # ---- forward -------------------------------------------------------------------------------------
@@ -366,9 +255,8 @@ def features(lm, visions):
             continue
         values = torch.cat([visions[i][kind][0] for i in have]).to(lm.device)
         grid = torch.cat([visions[i][kind][1] for i in have]).to(lm.device)
-        parts = iter(
-            lm.base.get_image_features(values, grid).pooler_output
-        )  # one (tokens, D) a grid row
+        # one (tokens, D) a grid row
+        parts = iter(lm.base.get_image_features(values, grid).pooler_output)
         for i in have:
             out[i][kind] = torch.cat([next(parts) for _ in visions[i][kind][1]])
     return out
@@ -386,10 +274,8 @@ def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
         "attention_mask": mask,
         "position_ids": pos if lm.image_processor else pos[0],
     }
-    kwargs |= {
-        "past_key_values": cache,
-        "use_cache": cache is not None,
-    }  # else each training forward would fill one
+    # said either way, or each training forward would fill a cache of its own
+    kwargs |= {"past_key_values": cache, "use_cache": cache is not None}
     encoded = {}
     for kind in ("image", "video"):
         parts = [feats[r][kind] for r in rows if kind in feats[r]] if feats else []

@@ -1,6 +1,6 @@
-"""Text and images -> token ids, once, through the model's own chat template.
+"""Text, images and video -> token ids and vision inputs, once, through the model's own template.
 
-Three promises, each with a test in tests/test_chat.py:
+Three promises, each with a test in tests/test_processor.py:
 * The user's text is tokenized with special tokens switched off, apart from the template around it,
   so that no question and no candidate can open a turn, end one, or place an image (pitfall: a
   response pasted into a prompt carries `<|im_end|>`).
@@ -10,9 +10,18 @@ Three promises, each with a test in tests/test_chat.py:
 * The closer is the same in training and in evaluation (ZPPO section 4.1 and Appendix B.2) and
   stands after all else.
 
+Deliberately not here: transformers' processor class. `AutoProcessor` for Qwen3.5 needs torchvision
+for its video half; the image processor and the tokenizer do not, and the few lines that expand
+placeholders are below.
+
     prompt = encode(lm, "What is 2+2?" + CLOSER)        # lm: model.load("some/folder")
 """
 
+from dataclasses import replace
+
+import torch
+
+from data import decode
 from records import Prompt
 
 # Ours in wording, the paper's in content: think first, inside tags, then the final answer in a box.
@@ -21,8 +30,7 @@ CLOSER = (
     "then give the final answer in \\boxed{}."
 )
 
-# stands for the user's text while the template is rendered; no template contains it
-_SLOT = "\u2402TEXT\u2402"
+_SLOT = "\u2402TEXT\u2402"  # stands for the user's text in the template; no template contains it
 
 
 def encode(lm, text, images=(), video=(), thinking=True):
@@ -39,19 +47,15 @@ def encode(lm, text, images=(), video=(), thinking=True):
             f"{lm.path}: this model reads text only, but a question has images; "
             f"use an image-text-to-text model or text questions"
         )
-    content = [{"type": "image"} for _ in images] + [{"type": "video"}] * bool(video)
-    content = (
-        content + [{"type": "text", "text": _SLOT}] if content else _SLOT
-    )  # text-only templates want a plain string
-    rendered = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-    )
+    content = _SLOT  # text-only templates want a plain string
+    if images or video:
+        videos = [{"type": "video"}] if video else []
+        content = [{"type": "image"} for _ in images] + videos + [{"type": "text", "text": _SLOT}]
+    rendered = _render(lm, [{"role": "user", "content": content}], thinking)
     if rendered.count(_SLOT) != 1:
         raise ValueError(
-            f"{lm.path}: its chat template wrote the user's text {rendered.count(_SLOT)} times, not once"
+            f"{lm.path}: its chat template wrote the user's text {rendered.count(_SLOT)} times, "
+            f"not once"
         )
     head, tail = rendered.split(_SLOT)
     ids = (*_ids(lm, head), *_ids(lm, text, plain=True), *_ids(lm, tail))
@@ -60,15 +64,11 @@ def encode(lm, text, images=(), video=(), thinking=True):
 
 def encode_turns(lm, turns, thinking=True):
     """A conversation of (role, text) turns, ready for the model to answer, by the promises of
-    chat.encode. Raises ValueError.
+    encode. Raises ValueError.
     """
     slots = [f"{_SLOT}{i}{_SLOT}" for i in range(len(turns))]
-    rendered = lm.tokenizer.apply_chat_template(
-        [{"role": role, "content": slot} for (role, _), slot in zip(turns, slots)],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-    )
+    messages = [{"role": role, "content": slot} for (role, _), slot in zip(turns, slots)]
+    rendered = _render(lm, messages, thinking)
     ids = ()
     for slot, (_, text) in zip(slots, turns):
         if rendered.count(slot) != 1:
@@ -80,6 +80,12 @@ def encode_turns(lm, turns, thinking=True):
     return Prompt((*ids, *_ids(lm, rendered)))
 
 
+def _render(lm, messages, thinking):
+    return lm.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
+
+
 def _ids(lm, text, plain=False):
     # add_special_tokens=False: the template has written the BOS already, where there is one
     return lm.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
@@ -89,7 +95,104 @@ def control_strings(tokenizer):
     """Every tag that means something to this model or to our prompts; reformulate.clean removes
     them from candidates.
     """
-    tags = {t for t in tokenizer.get_added_vocab() if t.startswith("<")} | set(
-        tokenizer.all_special_tokens
-    )
-    return sorted(tags)
+    tags = {t for t in tokenizer.get_added_vocab() if t.startswith("<")}
+    return sorted(tags | set(tokenizer.all_special_tokens))
+
+
+# ---- vision inputs -------------------------------------------------------------------------------
+
+
+def pixels(lm, prompt):
+    """The vision inputs of one prompt: {"image": (values, grid)} and/or {"video": (values, grid)},
+    empty for text.
+
+    values: (patches, patch_dim) float; grid: (images, 3) int64, temporal x height x width in
+    patches.
+    """
+    out = {}
+    if prompt.images:
+        x = lm.image_processor(images=_opened(prompt.images, prompt), return_tensors="pt")
+        out["image"] = x["pixel_values"], x["image_grid_thw"]
+    if prompt.video:
+        out["video"] = _video_pixels(lm, _opened(prompt.video, prompt))
+    return out
+
+
+def _opened(pictures, prompt):
+    return decode(pictures, repr(prompt.text[:60]))
+
+
+def _video_pixels(lm, frames):
+    # The image processor repeats one frame to fill a temporal patch; a video puts consecutive
+    # frames there instead.
+    tp = lm.image_processor.temporal_patch_size
+    frames = [*frames, *[frames[-1]] * (-len(frames) % tp)]
+    x = lm.image_processor(images=frames, return_tensors="pt")
+    grid = x["image_grid_thw"]
+    if not (grid == grid[0]).all():
+        raise ValueError("the frames of a video must have one size")
+    h, w = int(grid[0, 1]), int(grid[0, 2])
+    p = lm.image_processor.patch_size
+    # frame f of a patch has tp equal copies
+    values = x["pixel_values"].view(len(frames) // tp, tp, h * w, -1, tp, p * p)
+    frames_of_patch = [values[:, f, :, :, f] for f in range(tp)]
+    values = torch.stack(frames_of_patch, dim=3)  # (T/tp, h*w, C, tp, p*p)
+    return values.reshape(-1, x["pixel_values"].shape[1]), torch.tensor([[len(frames) // tp, h, w]])
+
+
+def expand(lm, prompt, vision):
+    """`prompt` with each single placeholder id repeated to the number of visual tokens (what vLLM
+    does by itself).
+
+    A video becomes one block per temporal patch with its timestamp written before it, as Qwen3.5
+    was trained. vision: pixels(lm, prompt). Returns a Prompt; raises ValueError when placeholders
+    and images differ in number.
+    """
+    if not vision:
+        return prompt
+    merge = lm.image_processor.merge_size**2
+    grids = list(vision["image"][1]) if "image" in vision else []
+    videos = int("video" in vision)
+    placeholders = prompt.ids.count(lm.image_id), prompt.ids.count(lm.video_id)
+    if placeholders != (len(grids), videos):
+        raise ValueError(
+            f"{placeholders[0]} image and {placeholders[1]} video placeholders for {len(grids)} "
+            f"images and {videos} videos"
+        )
+    ids, grids, source = [], iter(grids), list(prompt.ids)
+    for k, token in enumerate(source):
+        if token == lm.image_id:
+            ids += [token] * (int(next(grids).prod()) // merge)
+        elif token == lm.video_id:
+            # the template wrote <vision_start> PAD <vision_end> once; each temporal patch gets its
+            # own pair
+            start, end, tp = source[k - 1], source[k + 1], lm.image_processor.temporal_patch_size
+            t, h, w = vision["video"][1][0].tolist()
+            ids.pop()
+            for j in range(t):
+                seconds = (j * tp + (tp - 1) / 2) / prompt.video_fps
+                stamp = _ids(lm, f"<{seconds:.1f} seconds>")
+                ids += [*stamp, start, *[token] * (h * w // merge), end]
+            ids.pop()  # the template's own <vision_end> follows
+        else:
+            ids.append(token)
+    return replace(prompt, ids=tuple(ids))
+
+
+def length(lm, prompt):
+    """Tokens of a prompt with its images and video expanded."""
+    return len(expand(lm, prompt, pixels(lm, prompt)).ids)
+
+
+def positions(lm, prompt, vision):
+    """Rope positions of an expanded prompt: ((3, P) int64, the next free position). Text: all three
+    rows 0..P-1.
+    """
+    P = len(prompt.ids)
+    if not vision:
+        return torch.arange(P).expand(3, P), P
+    ids = torch.tensor([prompt.ids])
+    kinds = (ids == lm.image_id).int() + 2 * (ids == lm.video_id).int()
+    grids = {f"{k}_grid_thw": v[1] for k, v in vision.items()}
+    pos, delta = lm.base.get_rope_index(ids, mm_token_type_ids=kinds, **grids)
+    return pos[:, 0], P + int(delta)

@@ -1,4 +1,4 @@
-"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section
+r"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section
 3.2, Algorithm 1).
 
 * BCQ, binary candidate-included question (Fig. 17): one correct teacher response beside one wrong
@@ -12,45 +12,34 @@ The wording is ours; a fork replaces the constants. Nothing of the project is im
 
     >>> import random
     >>> rng = random.Random(0)
-    >>> print(bcq("What is 2+3?", right="2+3 = 5", wrong="2+3 = 6", rng=rng))      # doctest: +ELLIPSIS
+    >>> print(bcq("What is 2+3?", right="It is 5.", wrong="It is 6.", rng=rng).split("\n")[0])
     What is 2+3?
-    ...
-    >>> sorted(hardest([0.25, 0.0, 0.5, 0.0], tau=0.5, cap=2, rng=rng))
+    >>> sorted(pre_cap([0.25, 0.0, 0.5, 0.0], tau=0.5, cap=2, rng=rng))
     [1, 3]
-    >>> fill([1, 3], {"bcq": {1, 3}, "ncq": {1, 3}}, cap=3)
-    [(1, 'bcq'), (1, 'ncq'), (3, 'bcq')]
+    >>> post_cap([["bcq 1", "ncq 1"], ["bcq 3", "ncq 3"]], cap=3)
+    ['bcq 1', 'ncq 1', 'bcq 3']
 """
 
 import re
 
 BCQ = (
-    "{question}\n\nTwo candidate responses follow in <candidate> </candidate> tags. One of them is correct and the "
-    "other is wrong. You may use them as references.\n{candidates}"
+    "{question}\n\nTwo candidate responses follow in <candidate> </candidate> tags. One of them is "
+    "correct and the other is wrong. You may use them as references.\n{candidates}"
 )
 NCQ = (
-    "{question}\n\nThese answers are all WRONG: {answers}.\nThe incorrect reasoning behind them follows in "
-    "<candidate> </candidate> tags.\n{candidates}"
+    "{question}\n\nThese answers are all WRONG: {answers}.\nThe incorrect reasoning behind them "
+    "follows in <candidate> </candidate> tags.\n{candidates}"
 )
 NCQ_NO_ANSWERS = (
-    "{question}\n\nThe incorrect reasoning of failed attempts follows in <candidate> </candidate> tags. "
-    "All of it is WRONG.\n{candidates}"
-)
-HINT = (
-    "{question}\n\nA hint follows in <hint> </hint> tags. You may use it.\n<hint>\n{hint}\n</hint>"
+    "{question}\n\nThe incorrect reasoning of failed attempts follows in <candidate> </candidate> "
+    "tags. All of it is WRONG.\n{candidates}"
 )
 CANDIDATE = "<candidate>\n{text}\n</candidate>"
 
-TAGS = (
-    "<candidate>",
-    "</candidate>",
-    "<response>",
-    "</response>",
-    "<summary>",
-    "</summary>",
-    "<think>",
-    "</think>",
-    "<hint>",
-    "</hint>",
+TAGS = tuple(
+    f"<{slash}{name}>"
+    for name in ("candidate", "response", "summary", "think", "hint")
+    for slash in ("", "/")
 )
 
 
@@ -63,9 +52,8 @@ def clean(text, control=()):
     """
     longest_first = sorted({*TAGS, *control}, key=len, reverse=True)
     parts = [re.escape(t).replace("</", r"<\s*/\s*").replace(">", r"\s*>") for t in longest_first]
-    tags = re.compile(
-        "|".join(parts), re.IGNORECASE
-    )  # `</Candidate >` reads as a tag to a model, too
+    # `</Candidate >` reads as a tag to a model, too
+    tags = re.compile("|".join(parts), re.IGNORECASE)
     while (shorter := tags.sub("", text)) != text:
         text = shorter
     return text.strip()
@@ -94,13 +82,6 @@ def ncq(question, wrong, answers, rng, control=()):
     return template.format(question=question, answers=listed, candidates=_blocks(wrong, control))
 
 
-def hint(question, text, control=()):
-    """The prompt of the hint baseline (Fig. 19): the question and an answer-free hint from a
-    correct teacher response.
-    """
-    return HINT.format(question=question, hint=clean(text, control))
-
-
 def distinct(answers):
     """`answers` without empty ones and without repeats, spaces and case aside, in their order (Fig.
     18 lists each once).
@@ -116,7 +97,7 @@ def _blocks(candidates, control):
     return "\n".join(CANDIDATE.format(text=clean(c, control)) for c in candidates)
 
 
-def hardest(mean_reward, tau, cap, rng):
+def pre_cap(mean_reward, tau, cap, rng):
     """Pre-cap (Algorithm 1, step 3): indices of the at most `cap` hardest hard questions, ascending
     mean reward.
 
@@ -129,11 +110,10 @@ def hardest(mean_reward, tau, cap, rng):
     return sorted(hard, key=lambda i: mean_reward[i])[:cap]
 
 
-def fill(order, have, cap):
-    """Post-cap (step 5): walk `order` (hardest first), each question's kinds in the order of
-    `have`, until `cap` are chosen.
+def post_cap(prompts, cap):
+    """Post-cap (Algorithm 1, step 5): one pool of at most `cap` prompts.
 
-    have: {"bcq": set of indices, "ncq": set, ...}. Returns [(index, kind)]. When one slot is left
-    the BCQ takes it, because it stands first.
+    prompts: one list a question, hardest question first, its BCQ before its NCQ; so that the BCQ
+    takes the last slot. Returns one list, in this order.
     """
-    return [(i, kind) for i in order for kind in have if i in have[kind]][:cap]
+    return [prompt for of_question in prompts for prompt in of_question][:cap]

@@ -1,514 +1,379 @@
-"""The frozen teacher: answers, summaries, hints and verdicts, each asked once, and a cache on disk
-that keeps them.
+"""The frozen teacher: answers, summaries, hints and verdicts, each asked once, and kept on disk.
 
 ZPPO section 3.2 and Appendix A: the teacher is only ever read in a prompt; nothing it writes is
 trained on. What it does:
 * `answers`: G_T samples to a hard question, graded like the student's; the correct ones are the BCQ
-  pool.
-* `summaries`: "candidate compression" (Fig. 16), one response -> at most five lines, the same
+  pool. `fresh_answers`: new samples of every question, for off-policy distillation (Appendix D.2).
+* `candidates`: "candidate compression" (Fig. 16), one response -> at most five lines, the same
   prompt and cap for correct and wrong responses, so that neither length nor style gives the label
   away. A summary is graded again (`faithful`), because a teacher may repair a wrong trace or break
   a right one (paper F.7).
-* `verdicts`: the judge of free-form questions (Fig. 9), asked only where the deterministic reward
-  is 0.
-* `hints` (Fig. 19) and `draws` (fresh samples of every question), for the baselines of Appendix
-  D.2.
+* `judge`: the judge of free-form questions (Fig. 9), asked only where exact matching says 0.
+* `hints`: help without the answer (Fig. 19), for the hint baseline.
 
-Ours: the paper redraws answers on every visit of a question (`fresh=True`). By default they are
-kept in a cache that grows: a question without a correct answer gets G_T more on each visit, up to
-`max_answers`; one with a correct answer gets no more.
+Ours: the paper redraws answers on every visit of a question (--fresh-teacher). By default one
+without a correct answer gets G_T more on each visit, up to cfg.teacher_max, and one with a correct
+answer no more.
 
-The engine is a local one (then what is needed is sampled when it is needed, in one batch), or a
-remote one (remote.Pool, url_engine.URLEngine): then the prefetch_* calls return at once, a thread
-files what comes back, and answers(), summaries(), verdicts() wait only for what is late (`waited`,
-seconds). The paper overlaps its teacher so with the student's rollouts.
+What the run sees depends neither on timing nor on a kill, as drawing and taking are two things:
+* A draw is a function of (run seed, key, answers drawn of this key before), whoever asks, whenever.
+  The key is a digest of prompt and sampling settings. The memo keeps draws by (key, visit).
+* How many visits of a question the run has TAKEN is state of the run, part of its checkpoint. What
+  was drawn ahead for a question that turned out easy waits in the memo for the visit that takes it,
+  as does what a killed run had drawn after its last checkpoint; what is lost is drawn again.
+* Fresh draws are functions of (run seed, key, step), kept in memory for their step only: a resumed
+  run draws those of the step that it repeats again, from the same seeds.
 
-What the run sees does not depend on timing, because drawing and taking are two things:
-* A draw is a function of (run seed, key, how many were drawn of this key before), whoever asks, and
-  whenever.
-* A question's known answers are those that answers() has TAKEN, G_T a visit; "taken" is a record of
-  its own, written by answers() alone. What a prefetch drew for a question that turned out easy is
-  spare: it waits in the cache for the first visit that needs it, which without the prefetch would
-  draw the same. Summaries, hints and verdicts are functions of their text.
-So a checkpoint need not wait for what is in flight: a resumed run asks for it again and gets the
-same.
+With an engine on servers, `begin` lets the teacher work while the students sample (the paper's
+overlap), `keep_only` takes back what turned out not to be needed, and summaries, hints and verdicts
+go before answers. A local engine samples what is needed when it is needed.
 
-    teacher = Teacher(engine, Cache("runs/x/teacher.jsonl", fingerprint("assets/teacher")), n=4,
-    max_response=40, seed=0) groups = teacher.answers([("504",)], [teacher.encode(question +
-    CLOSER)], step=1)
+    teacher = Teacher(engine, Memo("runs/x/teacher.jsonl", fingerprint("assets/teacher")), cfg)
+    [answers] = teacher.answers([question], step=1)
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import threading
 import time
 from functools import cached_property
-from pathlib import Path
 
-from baselines import hint_of
-from engines.base import Stopped, seed_of
-from evaluation import judge
-from records import Sample
+from data import decode
+from engines.base import seed_of
+from engines.pending import Pending
+from processor import CLOSER
+from records import Prompt, Sample
 from reformulate import clean
 from reward import answers_equal, grade, last_boxed
 
-# Fig. 16 in our words: a summary, nothing new.
-COMPRESS = (
-    "Summarize the response below between <summary> and </summary>, in at most five lines. Keep only the essential "
-    "steps and the final answer. Leave out exploration and self-correction, derive nothing new, and end with the "
-    "final answer in \\boxed{{}}.\n<response>\n{response}\n</response>"
-)
+# Figures 16, 19 and 9 in our words.
+COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five \
+lines. Keep only the essential steps and the final answer. Leave out exploration and \
+self-correction, derive nothing new, and end with the final answer in \\boxed{{}}.
+<response>
+{response}
+</response>"""
+HINT = """Below are a question and a correct response to it between <response> and </response>. \
+Write a hint between <hint> and </hint>: name the idea or the step that matters. Give neither the \
+final answer, nor a box, nor the full solution.
 
-# Fig. 19 in our words: help without the answer.
-HINT = (
-    "Below are a question and a correct response to it between <response> and </response>. Write a hint between <hint> and "
-    "</hint>: name the idea or the step that matters. Give neither the final answer, nor a box, nor the full solution."
-    "\n\n{question}\n<response>\n{response}\n</response>"
-)
+{question}
+<response>
+{response}
+</response>"""
+JUDGE = """You compare a response with the gold answer of a question. Do not solve the question \
+and do not judge the reasoning.
+The response is correct if its final answer means the same as the gold answer: another notation, \
+a unit, an equivalent expression or
+the text of the right option is fine. It is wrong if the answers differ, if it gives several \
+answers, or if it gives none.
+
+Question:
+{question}
+{options}
+
+Response:
+{response}
+
+Gold answer: {answer}
+
+Reply with JSON only, either {"verdict": "correct"} or {"verdict": "wrong"}."""
+JUDGE_TOKENS, JUDGE_CHARS = 512, 8000  # of its reply; of the end of a response, that it is shown
 
 
 class Teacher:
-    """A frozen model behind an engine, and its cache. n: G_T; lengths in tokens; seed: the run's.
+    """A frozen model behind an engine, and its memo (runtime.memo.Memo). cfg: teacher_n (G_T),
+    teacher_max, max_response, max_summary, seed, temperature, top_p, fresh_teacher, thinking.
 
-    Every method may be called from any thread. Raises ValueError, from the call that waits, when
-    the engine does (a teacher rank died, a prompt is too long), and when all answers are empty: a
-    model that does not follow its chat template.
+    For one thread; `begin` starts its own. Raises ValueError, from the call that waits, when the
+    engine does (a server is gone, a prompt is too long), and when all answers are empty: a model
+    that does not follow its chat template.
     """
 
-    def __init__(
-        self,
-        engine,
-        cache,
-        n,
-        max_response,
-        seed,
-        max_summary=512,
-        temperature=1.0,
-        top_p=1.0,
-        fresh=False,
-        max_answers=32,
-    ):
-        self.engine, self.cache, self.n, self.seed = engine, cache, n, seed
-        self.fresh, self.max_answers = fresh, max_answers
-        self.control = engine.control
-        self.sampling = {"max_new_tokens": max_response, "temperature": temperature, "top_p": top_p}
-        self.writing = self.sampling | {"max_new_tokens": max_summary}  # of summaries and hints
-        self.judging = {"max_new_tokens": judge.MAX_TOKENS, "temperature": 0.0, "top_p": 1.0}
-        self.pen = (
-            threading.Lock()
-        )  # a fast tokenizer keeps "special tokens on or off" as state: one thread at a time
-        self.lock = threading.Condition()  # over all that follows
-        self.todo, self.flying = (
-            [],
-            set(),
-        )  # (id, prompt, n, seed, sampling) not submitted yet; ids that have not come back
-        self.drawn, self.held = (
-            {},
-            {},
-        )  # id -> records: fresh draws; empty answers, held back until one is not empty
-        self.answered = False
-        self.thread = self.error = None
-        self.closed = False
-        self.pulse = lambda: False  # asked while waiting: True breaks off with rollout.Stopped
+    def __init__(self, engine, memo, cfg):
+        self.engine, self.memo, self.cfg = engine, memo, cfg
+        spread = {"temperature": cfg.temperature, "top_p": cfg.top_p}
+        self.sampling = {"max_new_tokens": cfg.max_response} | spread
+        self.writing = {"max_new_tokens": cfg.max_summary} | spread  # of summaries and hints
+        self.judging = {"max_new_tokens": JUDGE_TOKENS, "temperature": 0.0, "top_p": 1.0}
+        self.taken = {}  # key -> visits whose answers the run has seen
+        self.solved = set()  # keys with a correct answer among those
+        self.keys, self.prompts = {}, {}  # question id -> key; -> Prompt, until it is asked
+        # ids of requests: ("answer", key, visit, n), ("draw", key, step, n), (kind, key, 0, 1)
+        self.pending = Pending(engine)
+        self.unsaved = {}  # id -> records that are not for the disk
+        self.ahead = {}  # question id -> request of `begin`, None as long as it is not made
+        self.answered = bool(memo.records)  # whether it ever said a word
+        self.pulse = lambda: False  # asked while waiting: True breaks off with engines.base.Stopped
         self.reset()
 
     def reset(self):
-        """Counters at zero, for the log of a step: `waited` seconds, `asked` by kind, `judged`:
-        responses shown to the judge, asked about anew, ...
+        """Counters at zero, for the log of a step: seconds waited; requests and tokens by kind;
+        responses shown to the judge, asked about anew, called correct, with malformed replies.
         """
-        self.waited = 0.0
-        self.asked = {
-            kind: {"requests": 0, "tokens": 0} for kind in ("answer", "summary", "hint", "judge")
-        }
+        kinds = ("answer", "summary", "hint", "judge")
+        self.waited, self.asked = 0.0, {kind: {"requests": 0, "tokens": 0} for kind in kinds}
         self.judged = {"shown": 0, "asked": 0, "correct": 0, "malformed": 0}
 
-    def encode(self, text, images=(), video=(), thinking=True):
-        """engine.encode, from any thread."""
-        with self.pen:
-            return self.engine.encode(text, images, video, thinking)
+    def state(self):
+        """{key: visits taken}, JSON values: with the memo all that a resumed run needs."""
+        return dict(self.taken)
 
-    # ---- answers
+    def load(self, state):
+        """Go on where state() was taken."""
+        self.taken = dict(state)
 
-    def answers(self, golds, prompts, step, free=None):
-        """The teacher's known answers to each question, graded: a list of lists of Sample (kind
-        "teacher", no log-probs).
+    def close(self):
+        """Ask no more, drop what is in flight, and let another run write the memo."""
+        self.keep_only([])
+        if self.engine.remote:
+            self.engine.close()
+        self.memo.close()
 
-        golds: gold answers, a text or a tuple of accepted ones; prompts: sample.Prompt of the
-        TEACHER's tokenizer; step: the rollout step, which only fresh draws depend on; free: a
-        question text where the judge has the last word, else "".
+    # ---- answers ---------------------------------------------------------------------------------
+
+    def answers(self, questions, step):
+        """The known answers to each data.Question, graded, oldest first: a list of lists of Sample
+        (kind "teacher", no log-probs, a Prompt without pictures). Only fresh ones depend on step.
         """
-        if self.fresh:
-            return self.draws(golds, prompts, step, self.n, free)
-        keys = [self._key("answer", self.sampling, p) for p in prompts]
-        known = [self._taken(key) for key in keys]
-        old = self.rewards(known, golds, free)
-        visit = {
-            key: p
-            for key, p, have, rewards in zip(
-                keys, prompts, known, old
-            )  # a question that stands twice is asked once
-            if not any(rewards) and len(have) < self.max_answers
-        }
-        for key, p in visit.items():
-            self._ask_answers(key, p)
-        self._wait(("answer", key) for key in visit)
-        self._check_answered(any(a["text"].strip() for have in known for a in have))
-        self.cache.put(
-            (f"{key}/taken", {"n": len(self._taken(key)) + len(self._spare(key)[: self.n])})
-            for key in visit
-        )
-        new = [self._taken(key)[len(have) :] for key, have in zip(keys, known)]
-        rewards = [o + n for o, n in zip(old, self.rewards(new, golds, free))]
-        return _samples([have + some for have, some in zip(known, new)], prompts, rewards)
+        n = self.cfg.teacher_n
+        if self.cfg.fresh_teacher:
+            return self.fresh_answers(questions, step, n)
+        asked = {self._key(q): q for q in questions}  # one that stands twice is asked once
+        known = [(key, visit) for key in asked for visit in range(self.taken.get(key, 0))]
+        found = {key: [] for key in asked}
+        for i, samples in self._draw({("answer", *at, n): asked[at[0]] for at in known}).items():
+            found[i[1]] += samples
+        visits = {self._visit(key): q for key, q in asked.items() if self._wants_more(key)}
+        for (_, key, visit, _), samples in self._draw(visits).items():
+            found[key] += samples
+            self.taken[key] = visit + 1
+        return [found[self._key(q)] for q in questions]
 
-    def prefetch_answers(self, golds, prompts, step, free=None):
-        """Begin to draw what answers() will draw for those of these questions that turn out hard. A
-        local engine does nothing.
+    def fresh_answers(self, questions, step, n):
+        """n newly drawn answers to each question, as answers(); within a step the same."""
+        old = [i for i in self.unsaved if i[0] == "draw" and i[2] < step]
+        for i in old:
+            del self.unsaved[i]
+        ids = [("draw", self._key(q), step, n) for q in questions]
+        drawn = self._draw(dict(zip(ids, questions)))
+        return [drawn[i] for i in ids]
+
+    def begin(self, questions, step, fresh=False):
+        """Start to draw what answers(), or fresh_answers() of G_T, will need of these questions,
+        and return at once. With a local engine this does nothing.
         """
-        if not self.engine.remote:
-            return
-        if self.fresh:
-            return self.prefetch_draws(prompts, step, self.n)
-        keys = [self._key("answer", self.sampling, p) for p in prompts]
-        known = [self._taken(key) for key in keys]
-        solved = [any(r) for r in self.rewards(known, golds, free, wait=False)]
-        for key, p, have, done in zip(keys, prompts, known, solved):
-            if not done and len(have) < self.max_answers:
-                self._ask_answers(key, p)
+        if self.engine.remote:
+            self.ahead |= dict.fromkeys(q.id for q in questions)
+            args = questions, step, fresh or self.cfg.fresh_teacher
+            threading.Thread(target=self._begin, args=args, daemon=True, name="ahead").start()
 
-    def _ask_answers(self, key, prompt):
-        with self.lock:  # nothing may come back between the look and the question
-            if not self._spare(key):
-                seed = seed_of(self.seed, "answer", key, len(self._taken(key)))
-                self._ask(("answer", key), prompt, self.n, seed, self.sampling)
+    def _begin(self, questions, step, fresh):
+        for q in questions:
+            try:
+                key = self._key(q)  # opens its pictures
+                with self.pending.lock:
+                    if q.id in self.ahead and (fresh or self._wants_more(key)):
+                        i = ("draw", key, step, self.cfg.teacher_n) if fresh else self._visit(key)
+                        self.ahead[q.id] = i
+                        self._start_draw(i, q)
+            except (ValueError, OSError):
+                pass  # the call that needs the answer meets the same error, and tells it
 
-    def _taken(self, key):
-        count = self.cache.get(f"{key}/taken")
-        return self.cache.get(key)[: count[-1]["n"] if count else 0]
+    def keep_only(self, questions):
+        """Take back what `begin` asked about all other questions; what is there already is kept."""
+        if self.engine.remote:
+            self._file(self.pending.back())
+            with self.pending.lock:
+                gone = self.ahead.keys() - {q.id for q in questions}
+                self.pending.drop([self.ahead.pop(q) for q in gone])
 
-    def _spare(self, key):
-        return self.cache.get(key)[len(self._taken(key)) :]
-
-    def draws(self, golds, prompts, step, n, free=None):
-        """n fresh answers to each question, graded, whatever the cache holds: off-policy
-        distillation, and `fresh`.
-        """
-        ids = self.prefetch_draws(prompts, step, n)
-        self._wait(ids)
-        self._check_answered(False)
-        with self.lock:
-            records = [self.drawn[i] for i in ids]
-        return _samples(records, prompts, self.rewards(records, golds, free))
-
-    def prefetch_draws(self, prompts, step, n):
-        """Begin to draw what draws() will return. Returns the ids of the requests."""
-        ids = [("draw", self._key("answer", self.sampling, p), step, n) for p in prompts]
-        with self.lock:
-            self.drawn = {i: r for i, r in self.drawn.items() if i[2] >= step}
-            for i, p in zip(ids, prompts):
-                if i not in self.drawn:
-                    self._ask(i, p, n, seed_of(self.seed, *i), self.sampling)
-        return ids
-
-    def _check_answered(self, known):
-        if self.held and not known:
-            self._wait()  # perhaps one that is under way is not empty
-        with self.lock:
-            self.answered = self.answered or known
-            if self.held and not self.answered:  # empty now and then is legal, empty always is not
-                raise ValueError(
-                    f"the teacher {self.engine.name} answered nothing: {sum(map(len, self.held.values()))} empty "
-                    f"responses; is its chat template the right one?"
-                )
-            self._keep([])
-
-    # ---- grading
-
-    def rewards(self, records, golds, free=None, wait=True):
-        """The rewards of each question's answer records: lists of 0.0 or 1.0. wait=False: what is
-        not judged yet is 0.0.
-        """
-        out = [[grade(a["text"], gold) for a in some] for some, gold in zip(records, golds)]
-        asked = [
-            (i, k)
-            for i, some in enumerate(records)
-            if free and free[i]
-            for k in range(len(some))
-            if not out[i][k]
-        ]
-        items = [
-            (free[i], (), records[i][k]["text"], golds[i], records[i][k]["truncated"])
-            for i, k in asked
-        ]
-        for (i, k), right in zip(
-            asked, self.verdicts(items) if wait else self._known_verdicts(items)
-        ):
-            out[i][k] = float(right)
+    def _draw(self, wanted):
+        """{id: graded Samples} of {id: question}, drawn where nobody has drawn them."""
+        for i, question in wanted.items():
+            self._start_draw(i, question)
+        self._wait(wanted)
+        self.prompts.clear()
+        drawn = [self._records(i) for i in wanted]
+        texts = [record["text"] for records in drawn for record in records]
+        if texts and not self.answered and not any(map(str.strip, texts)):
+            raise ValueError(  # empty now and then is legal, empty always is not
+                f"the teacher {self.engine.name} answered nothing: {len(texts)} empty responses; "
+                f"is its chat template the right one?"
+            )
+        out, rewards = {}, self.graded(wanted.values(), drawn)
+        for (i, q), records, graded in zip(wanted.items(), drawn, rewards):
+            bare = Prompt((), text=q.question)
+            made = [(bare, tuple(a["ids"]), (), a["text"], a["truncated"]) for a in records]
+            out[i] = [Sample(*m, kind="teacher", reward=r) for m, r in zip(made, graded)]
+            if any(graded):
+                self.solved.add(i[1])
         return out
 
-    def verdicts(self, items):
-        """Whether the judge (Fig. 9) calls each response correct, a list of bool.
+    def _start_draw(self, i, question):
+        if not self._records(i):
+            kind, key, visit, n = i
+            parts = i if kind == "draw" else (kind, key, visit * n)
+            make = lambda: self.prompts.pop(question.id, None) or self._prompt(question)
+            seed = seed_of(self.cfg.seed, *parts)
+            self.pending.start(i, make, n, seed, priority=1, **self.sampling)
 
-        items: (question, options, response, gold[, truncated]); options: texts, or () where they
-        stand in the question; gold: a text or a tuple of accepted ones. Only what follows the
-        thinking is shown; a response without that is wrong, and not asked about. A reply that is
-        not exactly the JSON that was asked for counts as wrong.
+    def _visit(self, key):
+        return "answer", key, self.taken.get(key, 0), self.cfg.teacher_n
+
+    def _wants_more(self, key):
+        drawn = self.taken.get(key, 0) * self.cfg.teacher_n
+        return key not in self.solved and drawn < self.cfg.teacher_max
+
+    def _prompt(self, question):
+        images, video = decode(question.images, question.id), decode(question.video, question.id)
+        return self.engine.encode(question.question + CLOSER, images, video, self.cfg.thinking)
+
+    def _key(self, question):
+        if question.id not in self.keys:
+            self.prompts[question.id] = p = self._prompt(question)
+            pictures = *map(_bytes, (*p.images, *p.video)), p.video_fps if p.video else 0
+            text = p.ids or (p.text, p.thinking)
+            self.keys[question.id] = _digest("answer", self.sampling, text, *pictures)
+        return self.keys[question.id]
+
+    # ---- grading ---------------------------------------------------------------------------------
+
+    def graded(self, questions, drawn):
+        """The rewards, 0.0 or 1.0, of each question's records (dicts of text and truncated): exact
+        matching, then the judge where a question is free-form.
         """
-        texts = [judge.compare(*item) for item in items]
+        rewards, unsure = [], []
+        for q, records in zip(questions, drawn):
+            rewards.append(some := [grade(a["text"], q.golds) for a in records])
+            if q.free_form:
+                unsure += [(some, k, q, a) for k, a in enumerate(records) if not some[k]]
+        items = [(q.question, a["text"], q.golds, a["truncated"]) for *_, q, a in unsure]
+        for (some, k, *_), correct in zip(unsure, self.judge(items)):
+            some[k] = float(correct)
+        return rewards
+
+    def judge(self, items):
+        """Whether the judge (Fig. 9) calls each response correct, a list of bool. items: those of
+        judge_item(). A response with nothing after its thinking is wrong, unasked; so is one where
+        the reply is not exactly the JSON that was asked for.
+        """
+        texts = [judge_prompt(*item) for item in items]
         replies = self._written("judge", texts, self.judging)
-        scores = [
-            judge.parse("shared", raw) if text else [0.0] for text, raw in zip(texts, replies)
-        ]
-        with self.lock:
-            self.judged["shown"] += sum(map(bool, texts))
-            self.judged["malformed"] += scores.count(None)
-            self.judged["correct"] += scores.count([1.0])
-        return [s == [1.0] for s in scores]
+        verdicts = [verdict_of(raw) if text else False for text, raw in zip(texts, replies)]
+        self.judged["shown"] += sum(map(bool, texts))
+        self.judged["malformed"] += verdicts.count(None)
+        self.judged["correct"] += verdicts.count(True)
+        return [bool(verdict) for verdict in verdicts]
 
-    def prefetch_verdicts(self, items):
-        """Begin to ask what verdicts() will ask. A local engine does nothing."""
-        if self.engine.remote:
-            self._ask_texts("judge", [judge.compare(*item) for item in items], self.judging)
+    # ---- summaries and hints ---------------------------------------------------------------------
 
-    def _known_verdicts(self, items):
-        ids = [self._text_id("judge", judge.compare(*item), self.judging) for item in items]
-        return [
-            any(judge.parse("shared", r["text"]) == [1.0] for r in self.cache.get(key))
-            for _, key in ids
-        ]
-
-    # ---- summaries and hints
-
-    def summaries(self, texts):
-        """The teacher's summary of each response text, or None where it wrote no closed <summary>.
-        Asked once a text.
+    def candidates(self, samples, questions, compress=True):
+        """What may stand in a prompt for each graded Sample: its summary where that is faithful,
+        else None. questions: one a sample. compress=False: the response itself, cleaned.
         """
-        return [
-            _inside(raw)
-            for raw in self._written("summary", map(self._compress, texts), self.writing)
-        ]
-
-    def prefetch_summaries(self, texts):
-        """Begin to write what summaries() and candidates() will ask for. A local engine does
-        nothing.
-        """
-        if self.engine.remote:
-            self._ask_texts("summary", map(self._compress, texts), self.writing)
-
-    def _compress(self, text):
-        return COMPRESS.format(response=clean(text, self.control))
-
-    def candidates(self, samples, golds, compress=True, free=None):
-        """What may stand in a prompt for each graded response: its summary when that is faithful,
-        else None.
-
-        samples: Samples with their reward; golds, free: as in answers(), one a sample.
-        compress=False: the response itself.
-        """
-        texts = [clean(s.text, self.control) for s in samples]
+        texts = [clean(s.text, self.engine.control) for s in samples]
         if not compress:
             return texts
-        written = self.summaries(texts)
-        again = self.rewards(
-            [[{"text": s, "truncated": False}] * bool(s) for s in written], golds, free
-        )
+        asked = [COMPRESS.format(response=text) for text in texts]
+        written = [_inside(raw) for raw in self._written("summary", asked, self.writing)]
+        records = [[{"text": w, "truncated": False}] if w else [] for w in written]
+        again = self.graded(questions, records)
         return [
-            s if s and faithful(s, sample.text, gold, sample.reward, reward[0]) else None
-            for s, sample, gold, reward in zip(written, samples, golds, again)
+            w if w and faithful(w, s.text, s.reward, rewards[0]) else None
+            for w, s, rewards in zip(written, samples, again)
         ]
 
-    def hints(self, items):
-        """An answer-free hint from each correct response (Fig. 19), or None where it gives an
-        answer away (hint_of).
-
-        items: (question text with its options, response text, gold answers).
+    def hints(self, questions, texts):
+        """The reply to a request for a hint (Fig. 19) from each question and correct response;
+        baselines.hint_of finds the hint in one, if it does not give the answer away.
         """
-        texts = [HINT.format(question=q, response=clean(r, self.control)) for q, r, _ in items]
-        written = self._written("hint", texts, self.writing)
-        return [hint_of(raw, golds, q, self.control) for raw, (q, _, golds) in zip(written, items)]
-
-    # ---- asking
+        texts = [clean(text, self.engine.control) for text in texts]
+        asked = [HINT.format(question=q.question, response=t) for q, t in zip(questions, texts)]
+        return self._written("hint", asked, self.writing)
 
     def _written(self, kind, texts, sampling):
-        """The teacher's reply to each text, from the cache or the engine; "" for an empty text, and
-        for one too long for it.
-        """
-        ids = self._ask_texts(kind, texts, sampling)
-        self._wait(i for i in ids if i)
-        return [self.cache.get(i[1])[-1]["text"] if i else "" for i in ids]
-
-    def _ask_texts(self, kind, texts, sampling):
-        ids = []
-        for text in texts:
-            ids.append(i := self._text_id(kind, text, sampling) if text else None)
-            if not i or i in self.flying or self.cache.get(i[1]):
+        """The reply to each text, asked once; "" for an empty text, and for one too long."""
+        digests = [_digest(kind, sampling, self.template, text) for text in texts]
+        ids = [(kind, digest, 0, 1) if text else None for digest, text in zip(digests, texts)]
+        for i, text in dict(zip(ids, texts)).items():
+            if not i or self._records(i) or i in self.pending:
                 continue
-            prompt, window = self.encode(text, thinking=False), self.engine.window
-            with self.lock:
-                if self.cache.get(i[1]):  # it has come back since the first look
-                    continue
-                if window and len(prompt.ids) + sampling["max_new_tokens"] > window:
-                    self.cache.put([(i[1], {"text": ""})])
-                elif self._ask(i, prompt, 1, seed_of(self.seed, *i), sampling) and kind == "judge":
-                    self.judged["asked"] += 1
-        return ids
-
-    def _text_id(self, kind, text, sampling):
-        return kind, _digest(kind, sampling, self.template, text)
+            prompt, window = self.engine.encode(text, thinking=False), self.engine.window
+            if window and len(prompt.ids) + sampling["max_new_tokens"] > window:
+                self.memo.put([(i[1], 0, [{"text": ""}])])
+                continue
+            seed = seed_of(self.cfg.seed, *i[:2])
+            self.pending.start(i, lambda: prompt, 1, seed, **sampling)
+            if kind == "judge":
+                self.judged["asked"] += 1
+        self._wait([i for i in ids if i])
+        return [self._records(i)[0]["text"] if i else "" for i in ids]
 
     @cached_property
     def template(self):
         """The chat template as part of a key: cheaper than all the ids of a long text."""
-        prompt = self.encode("x", thinking=False)
+        prompt = self.engine.encode("x", thinking=False)
         return prompt.ids or prompt.text
 
-    def _key(self, kind, sampling, prompt):
-        pictures = (
-            *map(_bytes, (*prompt.images, *prompt.video)),
-            prompt.video_fps if prompt.video else 0,
-        )
-        return _digest(kind, sampling, prompt.ids or (prompt.text, prompt.thinking), *pictures)
+    # ---- what comes back -------------------------------------------------------------------------
 
-    def _ask(self, i, prompt, n, seed, sampling):
-        """Queue a request, unless it is in flight. i: (kind, key, ...). The lock is held. Returns
-        whether it was queued.
-        """
-        if i in self.flying or i in self.held:
-            return False
-        self.flying.add(i)
-        self.todo.append((i, prompt, n, seed, sampling))
-        if self.engine.remote and self.thread is None:
-            self.thread = threading.Thread(target=self._pump, daemon=True, name="teacher")
-            self.thread.start()
-        self.lock.notify_all()
-        return True
+    def _records(self, i):
+        """The records of an id, a list of dict, or None."""
+        return self.unsaved.get(i) if i in self.unsaved or i[0] == "draw" else self.memo.get(*i[1:])
 
-    def _pump(self):
-        """The thread that steps a remote engine and files what comes back; nobody else touches the
-        engine then.
-        """
-        try:
-            while True:
-                with self.lock:
-                    self.lock.wait_for(lambda: self.todo or self.engine.busy or self.closed)
-                    if self.closed:
-                        return
-                    room = max(0, self.engine.room - (len(self.flying) - len(self.todo)))
-                    todo, self.todo = self.todo[:room], self.todo[room:]
-                for i, prompt, n, seed, sampling in todo:
-                    self.engine.submit(i, prompt, n, seed=seed, **sampling)
-                if finished := self.engine.step():
-                    self._file(finished)
-        except Exception as e:  # raised again where somebody waits
-            with self.lock:
-                self.error = e
-                self.lock.notify_all()
+    def _wait(self, ids):
+        start = time.perf_counter()
+        self._file(self.pending.wait(ids, self.pulse))
+        self.waited += time.perf_counter() - start
 
-    def _wait(self, ids=None):
-        """Until these requests have come back; None: all. A local engine samples them here."""
-        ids, begin = None if ids is None else set(ids), time.perf_counter()
-        if self.engine.remote:
-            with self.lock:
-                # what is needed now goes before what was asked ahead
-                self.todo.sort(key=lambda request: ids is not None and request[0] not in ids)
-                while not self.lock.wait_for(
-                    lambda: self.error or not (self.flying if ids is None else self.flying & ids),
-                    1.0,
-                ):
-                    if self.pulse():
-                        raise Stopped
-                if self.error:
-                    raise self.error
+    def _file(self, drawn):
+        """Keep the records of (id, Samples) pairs: on disk before anyone may see them."""
+        saved = []
+        for i, samples in drawn:
+            kind = "answer" if i[0] == "draw" else i[0]
+            self.asked[kind]["requests"] += 1
+            self.asked[kind]["tokens"] += sum(len(s.response_ids) for s in samples)
+            records = [{"text": s.text} for s in samples]
+            if kind == "answer":
+                self.answered = self.answered or any(s.text.strip() for s in samples)
+                for record, s in zip(records, samples):
+                    record |= {"ids": list(s.response_ids), "truncated": s.truncated}
+            # the empty answers of a teacher that never said a word must not meet the next run
+            if i[0] == "draw" or (kind == "answer" and not self.answered):
+                self.unsaved[i] = records
+            else:
+                saved.append((*i[1:3], records))
+        self.memo.put(saved)
+
+
+def correct_answers(groups, step, teacher, world, fresh=0):
+    """{group id: the teacher's correct answers to its question}, on every rank; all ranks call it.
+
+    teacher: on rank 0, else None. fresh: so many new ones each, rather than the known ones. What
+    was begun for other questions is taken back.
+    """
+
+    def ask():
+        questions = [g.question for g in groups]
+        teacher.keep_only(questions)
+        if fresh:
+            known = teacher.fresh_answers(questions, step, fresh)
         else:
-            self._sample()
-        self.waited += time.perf_counter() - begin
+            known = teacher.answers(questions, step)
+        return [[a for a in answers if a.reward] for answers in known]
 
-    def _sample(self):
-        todo, self.todo, alike = self.todo, [], {}
-        for i, prompt, n, seed, sampling in todo:
-            alike.setdefault((n, *sampling.items()), []).append((i, prompt, seed))
-        try:
-            for (n, *sampling), some in alike.items():
-                ids, prompts, seeds = zip(*some)
-                self._file(
-                    zip(
-                        ids,
-                        self.engine.sample(
-                            list(prompts), n, seed=list(seeds), stop=self.pulse, **dict(sampling)
-                        ),
-                    )
-                )
-        finally:
-            self.flying.clear()  # after an error or Ctrl-C they may be asked again
-
-    def _file(self, finished):
-        with self.lock:
-            records, back = [], set()
-            for i, group in finished:
-                kind, key = i[:2]
-                count = self.asked["answer" if kind == "draw" else kind]
-                count["requests"] += 1
-                count["tokens"] += sum(len(s.response_ids) for s in group)
-                some = [
-                    {"text": s.text, "ids": list(s.response_ids), "truncated": s.truncated}
-                    for s in group
-                ]
-                if kind == "draw":
-                    self.drawn[i] = some
-                if kind not in ("answer", "draw"):
-                    records.append((key, {"text": some[0]["text"]}))
-                elif any(a["text"].strip() for a in some) or self.answered:
-                    self.answered = True
-                    records += [(key, a) for a in some] if kind == "answer" else []
-                else:
-                    self.held[i] = some
-                back.add(i)
-            self._keep(records)  # on disk before anyone may read it
-            self.flying -= back
-            self.lock.notify_all()
-
-    def _keep(self, records):
-        if self.answered and self.held:
-            records = [
-                (i[1], a) for i, some in self.held.items() if i[0] == "answer" for a in some
-            ] + records
-            self.held = {}
-        if records:
-            self.cache.put(records)
-
-    def close(self):
-        """Ask no more, forget what is in flight, let teacher ranks go, and let another run write
-        the cache.
-        """
-        with self.lock:
-            self.closed = True
-            self.lock.notify_all()
-        if self.thread is not None:
-            self.thread.join()
-        if self.engine.remote:
-            self.engine.close()
-        self.cache.close()
+    answers = world.broadcast_from_rank0(ask)
+    return {g.id: known for g, known in zip(groups, answers)}
 
 
-def _samples(records, prompts, rewards):
-    return [
-        [
-            Sample(p, tuple(a["ids"]), (), a["text"], a["truncated"], kind="teacher", reward=r)
-            for a, r in zip(some, rs)
-        ]
-        for p, some, rs in zip(prompts, records, rewards)
-    ]
-
-
-def faithful(summary, response, gold, reward, again=None):
+def faithful(summary, response, reward, again):
     """Whether a summary still carries its response's label and its answer (the paper's audit, F.7).
 
-    again: the summary's own reward, where a judge had a say in it.
+    reward, again: of the response, and of the summary.
     """
-    if (grade(summary, gold) if again is None else again) != reward:
+    if again != reward:
         return False
     answer, summarized = last_boxed(response), last_boxed(summary)
     return answer is None or (summarized is not None and answers_equal(answer, summarized))
@@ -519,116 +384,45 @@ def _inside(text):
     return found[-1].strip() or None if found else None
 
 
-# ---- the cache -----------------------------------------------------------------------------------
-
-
-class Cache:
-    """Append-only JSONL of teacher outputs: {"key", ...answer}. One writing process; a torn last
-    line costs that line.
-
-    For a resumed run to go on bit for bit it must see what it saw when its checkpoint was written,
-    and not what it wrote between then and its death. So a checkpoint keeps the byte ranges that the
-    run has seen (`state()`); bytes outside are neither read nor deleted. A run without a state sees
-    everything.
-    """
-
-    def __init__(self, path, teacher, state=None):
-        self.path, self.teacher, self.memory = Path(path), teacher, {}
-        self.lock = threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "ab+")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{self.path}: another run is writing this teacher cache; "
-                f"give --teacher-cache another path"
-            ) from None
-        size = self._end_with_newline()
-        ranges = [[0, size]] if state is None else [list(r) for r in state]
-        if any(b > size for _, b in ranges):
-            raise ValueError(
-                f"{self.path}: the teacher cache is shorter ({size} bytes) than when the checkpoint was written "
-                f"({max(b for _, b in ranges)} bytes); put the file back, or start a new run"
-            )
-        for a, b in ranges:
-            self.file.seek(a)
-            for line in self.file.read(b - a).splitlines():
-                try:
-                    record = json.loads(line)
-                    self.memory.setdefault(record.pop("key"), []).append(record)
-                except (ValueError, KeyError, AttributeError):
-                    continue  # the torn end of a killed run
-        self.seen, self.start = [r for r in ranges if r[0] < r[1]], size
-
-    def _end_with_newline(self):
-        size = self.file.seek(0, os.SEEK_END)
-        if size:
-            self.file.seek(size - 1)
-            if self.file.read(1) != b"\n":
-                self.file.write(b"\n")
-                self.file.flush()
-                size += 1
-        return size
-
-    def get(self, key):
-        """All records of a key, oldest first."""
-        with self.lock:
-            return list(self.memory.get(f"{self.teacher}/{key}", ()))
-
-    def put(self, records):
-        """Append (key, dict) pairs, on disk when this returns."""
-        records = [(f"{self.teacher}/{key}", record) for key, record in records]
-        if not records:
-            return
-        lines = b"".join(
-            json.dumps({"key": key, **record}).encode() + b"\n" for key, record in records
-        )
-        with self.lock:
-            for key, record in records:
-                self.memory.setdefault(key, []).append(record)
-            self.file.write(lines)
-            self.file.flush()
-            os.fsync(self.file.fileno())
-
-    def state(self):
-        """The byte ranges of the file that this run has seen."""
-        with self.lock:
-            end = self.file.seek(0, os.SEEK_END)
-        ranges = self.seen + ([[self.start, end]] if end > self.start else [])
-        return [[0, ranges[-1][1]]] if _contiguous(ranges) else ranges
-
-    def close(self):
-        """Close the file and let another run write."""
-        self.file.close()
-
-
-def _contiguous(ranges):
-    return (
-        bool(ranges) and ranges[0][0] == 0 and all(a[1] == b[0] for a, b in zip(ranges, ranges[1:]))
-    )
-
-
-def fingerprint(path):
-    """A short name of the teacher for cache keys: of a folder's config and the ends of its weight
-    files, or the hub id.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    h = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
-        if file.is_file():
-            with open(file, "rb") as f:
-                h.update(f"{file.name} {file.stat().st_size}".encode() + f.read(1 << 20))
-                f.seek(max(0, file.stat().st_size - (1 << 20)))
-                h.update(f.read())
-    return h.hexdigest()[:16]
-
-
 def _digest(*parts):
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 def _bytes(image):
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+
+
+# ---- the judge -----------------------------------------------------------------------------------
+
+
+def judge_item(question, sample):
+    """What Teacher.judge wants to know about a Sample; options stand in the question."""
+    return question.question, sample.text, question.golds, sample.truncated
+
+
+def judge_prompt(question, response, golds, truncated=False):
+    """What the judge is asked about a response; "" when nothing follows its thinking."""
+    text = final(response, truncated)[-JUDGE_CHARS:]
+    answer = golds if isinstance(golds, str) else " or ".join(golds)
+    values = {"question": question, "options": "", "response": text, "answer": answer}
+    slots = rf"\{{({'|'.join(values)})\}}"  # in one pass: braces in a response are no slots
+    return re.sub(slots, lambda m: values[m[1]], JUDGE) if text else ""
+
+
+def verdict_of(reply):
+    """True, False, or None when the judge's reply is not exactly the JSON that was asked for."""
+    try:
+        said = json.loads(final(reply))
+    except (ValueError, RecursionError):
+        return None
+    if said == {"verdict": "correct"}:
+        return True
+    return False if said == {"verdict": "wrong"} else None
+
+
+def final(response, truncated=False):
+    """The part after the last </think>; without the tag the whole response, or "" when it was cut
+    while still thinking.
+    """
+    _, tag, tail = response.rpartition("</think>")
+    return "" if truncated and not tag else tail.strip()

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer on the work of bench.py, timed from outside. Needs `trl`
+"""TRL's GRPOTrainer on the work of the other contenders, timed from outside. Needs `trl`
 (requirements-bench.txt).
 
 Set to our work: the same model shape, prompts, n, exact response length (min_new_tokens), grader,
@@ -25,7 +25,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from bench import speed as bench
+from bench.meter import Meter, read_peak, reset_peak
+from bench.table import PHASES
+from bench.work import rewards
 
 
 class Timed(GRPOTrainer):
@@ -54,25 +56,20 @@ class Timed(GRPOTrainer):
 
 class Turns(TrainerCallback):
     """Starts a Meter before each generation, and lets the other contenders run between two of TRL's
-    rollout steps.
+    rollout steps: others(k) before the k-th.
     """
 
     def __init__(self, trainer, updates, device, others):
-        self.trainer, self.updates, self.device, self.others, self.meters = (
-            trainer,
-            updates,
-            device,
-            others,
-            [],
-        )
+        self.trainer, self.updates, self.device = trainer, updates, device
+        self.others, self.meters = others, []
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step % self.updates == 0:
             k = state.global_step // self.updates
             self.others(k)
-            self.trainer.meter = bench.Meter(self.device, memory=k == 0)
+            self.trainer.meter = Meter(self.device, memory=k == 0)
             if k == 0:
-                bench.reset_peak(self.trainer.meter.cuda)
+                reset_peak(self.trainer.meter.cuda)
             self.begin = self.trainer.meter.now()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -84,57 +81,59 @@ class Turns(TrainerCallback):
                 clock["update"] -= generation
                 clock["rollout"] = generation - clock["old_logp"]
             if meter.memory:  # of the whole step: its phases are not told apart
-                meter.peak = dict.fromkeys(
-                    ("rollout", "old_logp", "update"), bench.read_peak(meter.cuda)
-                )
+                meter.peak = dict.fromkeys(PHASES, read_peak(meter.cuda))
             self.meters.append(meter)
 
 
+def config(cfg, work, repeat, folder):
+    """TRL's own config, set to our work."""
+    per_update = len(work.prompts) * work.n // work.iterations // work.micro_batch
+    cuda = cfg.device.startswith("cuda")
+    return GRPOConfig(
+        folder,
+        per_device_train_batch_size=work.micro_batch,
+        gradient_accumulation_steps=per_update,
+        steps_per_generation=per_update * work.iterations,
+        num_iterations=1,
+        num_generations=work.n,
+        max_completion_length=work.response,
+        generation_kwargs={"min_new_tokens": work.response},
+        temperature=cfg.temperature,
+        top_p=1.0,
+        top_k=0,
+        beta=0.0,
+        epsilon=cfg.clip_low,
+        epsilon_high=cfg.clip_high,
+        learning_rate=cfg.lr,
+        lr_scheduler_type="constant",
+        weight_decay=cfg.weight_decay,
+        adam_beta1=cfg.beta1,
+        adam_beta2=cfg.beta2,
+        adam_epsilon=cfg.adam_eps,
+        max_grad_norm=cfg.grad_clip,
+        max_steps=(repeat + 1) * work.iterations,
+        bf16=cuda and cfg.dtype == "bfloat16",
+        use_cpu=not cuda,
+        gradient_checkpointing=cfg.checkpointing,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+
+
 def steps(lm, cfg, work, repeat, others):
-    """The Meters of a warm-up rollout step and `repeat` more; others(k) is called before the k-th."""
-    rows, cuda = len(work.prompts) * work.n, cfg.device.startswith("cuda")
-    per_update = rows // work.iterations // work.micro_batch
+    """The Meters of a warm-up rollout step and `repeat` more; others(k): called before the k-th."""
+    golds = dict(zip(work.texts, work.golds))
+
+    def scores(prompts, completions, **_):
+        return rewards(completions, [golds[p] for p in prompts[:: work.n]], work.n)
+
     with tempfile.TemporaryDirectory() as folder:
-        args = GRPOConfig(
-            folder,
-            per_device_train_batch_size=work.micro_batch,
-            gradient_accumulation_steps=per_update,
-            steps_per_generation=per_update * work.iterations,
-            num_iterations=1,
-            num_generations=work.n,
-            max_completion_length=work.response,
-            generation_kwargs={"min_new_tokens": work.response},
-            temperature=cfg.temperature,
-            top_p=1.0,
-            top_k=0,
-            beta=0.0,
-            epsilon=cfg.clip_low,
-            epsilon_high=cfg.clip_high,
-            learning_rate=cfg.lr,
-            lr_scheduler_type="constant",
-            weight_decay=cfg.weight_decay,
-            adam_beta1=cfg.beta1,
-            adam_beta2=cfg.beta2,
-            adam_epsilon=cfg.adam_eps,
-            max_grad_norm=cfg.grad_clip,
-            max_steps=(repeat + 1) * work.iterations,
-            bf16=cuda and cfg.dtype == "bfloat16",
-            use_cpu=not cuda,
-            gradient_checkpointing=cfg.checkpointing,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=0,
-        )
-        golds = {text: gold for text, gold in zip(work.texts, work.golds)}
-
-        def scores(prompts, completions, **_):
-            return bench.rewards(completions, [golds[p] for p in prompts[:: work.n]], work.n)
-
         trainer = Timed(
             model=lm.net,
             reward_funcs=scores,
-            args=args,
+            args=config(cfg, work, repeat, folder),
             processing_class=lm.tokenizer,
             train_dataset=Dataset.from_list([{"prompt": text} for text in work.texts]),
         )
@@ -142,9 +141,8 @@ def steps(lm, cfg, work, repeat, others):
         trainer.add_callback(turns)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    drawn = trainer.state.log_history
-    lengths = {x["completions/mean_length"] for x in drawn if "completions/mean_length" in x}
-    assert lengths <= {float(work.response)}, (
-        f"TRL's responses were not {work.response} tokens long: {lengths}"
-    )
+    history = trainer.state.log_history
+    lengths = {x["completions/mean_length"] for x in history if "completions/mean_length" in x}
+    expected = {float(work.response)}
+    assert lengths <= expected, f"TRL's responses were not {work.response} tokens long: {lengths}"
     return turns.meters

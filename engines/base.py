@@ -1,29 +1,29 @@
-"""Prompts -> samples: what every sampling engine can do, and how one is opened.
+"""What every sampling engine can do.
 
-An engine draws responses from one model. train.py, teacher.py and eval.py do not know which one
-they hold:
-    sample(prompts, n, ...)     n Samples a prompt, all at once
+An engine draws responses from one model; rollout.py, teacher.py and eval.py do not know which:
+    sample(prompts, n, ...)        n Samples a prompt, all at once
     submit(...), step(), abort()   the same as a queue: groups come back one by one, as they finish
-    sync_weights(named)         take the trainer's new weights
-    sleep(), wake()             give the accelerator's memory to the trainer, and take it again
-hf_engine.HFEngine samples with a `transformers` model in this process: slow, and right anywhere.
-vllm_engine.VLLMEngine holds a vLLM engine in this process: what a GPU samples with.
+    sync_weights(named)            take the trainer's new weights
+    sleep(), wake()                give the accelerator's memory to the trainer, and take it again
+
+engines.hf.HFEngine samples with a transformers model in this process: slow, and right anywhere.
+engines.vllm.VLLMEngine holds a vLLM engine in this process: what a GPU samples with.
+engines.client.ClientEngine speaks to a server: the teacher's, a judge's.
 
 What shapes the distribution is written out: temperature, top-p, top-k, presence penalty and banned
 ids; the model's generation config is ignored (its sampling defaults would make the policy that is
 sampled another one than the policy that is trained). Every prompt has its own seed, so its samples
 do not depend on what else is in the batch, nor on the rank that draws them.
 
-    engine = open_engine("", lm)
-    groups = engine.sample([engine.encode("What is 2+2?" + CLOSER)], n=8, max_new_tokens=32, seed=0)
+    engine = engines.open_engine("", lm)
+    prompt = engine.encode("What is 2+2?" + CLOSER)
+    groups = engine.sample([prompt], n=8, max_new_tokens=32, seed=0)
 """
 
 import hashlib
 from functools import cached_property
-from importlib.util import find_spec
 
-from model import expand, pixels
-from processor import control_strings, encode
+from processor import control_strings, encode, expand, pixels
 
 ENGINES = ("hf", "vllm")
 
@@ -44,42 +44,15 @@ def default_kind(device):
     return "vllm" if str(device).startswith("cuda") else "hf"
 
 
-def open_engine(kind, lm, **options):
-    """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for vllm on a GPU and hf
-    elsewhere.
-
-    options: of VLLMEngine, with the path of its weights where that is not lm's; of HFEngine
-    max_rows only. Raises ValueError when vLLM is wanted and not installed.
-    """
-    if kind not in (*ENGINES, ""):
-        raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")
-    kind = kind or default_kind(lm.device)
-    if kind == "hf":
-        from engines.hf import HFEngine
-
-        return HFEngine(lm, options.get("max_rows", 512))
-    if find_spec("vllm") is None:
-        raise ValueError(
-            "vLLM is not installed, and samples on a GPU: pip install -r requirements-gpu.txt, "
-            "or go without it, slowly, with --engine hf"
-        )
-    from engines.vllm import VLLMEngine  # minutes of imports, for those who want it
-
-    return VLLMEngine(options.pop("path", lm.path), lm, **options)
-
-
 class Engine:
     """What all engines share. lm: the model.LM whose tokenizer, image processor, end tokens and
     banned ids hold.
 
     tokens: generated so far, may be reset. name: of the model, for cache keys. remote: whether it
-    samples on another machine. Subclasses write submit, step, busy, abort and sync_weights.
+    samples in another process. Subclasses write submit, step, busy, abort and sync_weights.
     """
 
     remote = False
-    room = (
-        10**9
-    )  # prompts that a remote engine should hold at once; the others wait where they can be sorted
 
     def __init__(self, lm, name=""):
         self.lm, self.name, self.tokens = lm, name or lm.path, 0
@@ -91,11 +64,11 @@ class Engine:
 
     @cached_property
     def control(self):
-        """The tags that mean something to this model (chat.control_strings)."""
+        """The tags that mean something to this model (processor.control_strings)."""
         return control_strings(self.lm.tokenizer)
 
     def encode(self, text, images=(), video=(), thinking=True):
-        """A user turn as this model reads it (chat.encode)."""
+        """A user turn as this model reads it (processor.encode)."""
         return encode(self.lm, text, images, video, thinking)
 
     def fitted(self, prompt, max_new_tokens):
@@ -106,8 +79,8 @@ class Engine:
         prompt = expand(self.lm, prompt, vision)
         if len(prompt.ids) + max_new_tokens > self.window:
             raise ValueError(
-                f"a prompt of {len(prompt.ids)} tokens and a response of {max_new_tokens} do not fit the "
-                f"context of {self.window} tokens; lower --max-response"
+                f"a prompt of {len(prompt.ids)} tokens and a response of {max_new_tokens} do not "
+                f"fit the context of {self.window} tokens; lower --max-response"
             )
         return prompt, vision
 
@@ -123,11 +96,12 @@ class Engine:
         top_k=0,
         presence_penalty=0.0,
     ):
-        """Queue one prompt for n responses. key: any hashable, comes back with them; prompt:
-        sample.Prompt, one placeholder id per image or video; max_new_tokens: the end token
-        included; seed: an int, of this prompt; temperature 0 means greedy; presence_penalty is
-        taken off the logit of every token that the response already holds (evaluation only:
-        training must sample the policy it trains).
+        """Queue one prompt for n responses.
+
+        key: any hashable, comes back with them; prompt: records.Prompt, one placeholder id per
+        image or video; max_new_tokens: the end token included; seed: an int, of this prompt;
+        temperature 0 means greedy; presence_penalty is taken off the logit of every token that the
+        response already holds (evaluation only: training must sample the policy it trains).
 
         Raises ValueError when the prompt and the response do not fit the context window.
         """
@@ -150,10 +124,14 @@ class Engine:
 
     def sync_weights(self, named):
         """Take new weights. named: iterator of (name, tensor), names as in the transformers state
-        dict, whole tensors, used one by one; None where the engine samples with the trainer's own
+        dict, full tensors, used one by one; None where the engine samples with the trainer's own
         net and has nothing to do.
         """
         raise NotImplementedError
+
+    def holds(self, net):
+        """Whether it samples with this very net, so that there is nothing to sync."""
+        return False
 
     def sleep(self):
         """Give accelerator memory back. Nothing may be under way."""
@@ -161,45 +139,26 @@ class Engine:
     def wake(self):
         """Take it again; submit() and step() do it by themselves."""
 
-    def sample(
-        self,
-        prompts,
-        n,
-        max_new_tokens,
-        seed,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        presence_penalty=0.0,
-        done=None,
-        stop=None,
-    ):
-        """n responses to each prompt: a list over prompts of lists of n Samples. Settings as in
-        submit().
+    def close(self):
+        """Give back what lives outside of this process."""
 
-        seed: one int (prompt i gets seed_of(seed, i)), or one int a prompt. done(i, samples):
-        called as each prompt's group finishes. stop(): asked between steps; when true, everything
-        is aborted and Stopped raised.
+    def sample(self, prompts, n, max_new_tokens, seed, *sampling, done=None, stop=None, **named):
+        """n responses to each prompt: a list over prompts of lists of n Samples.
+
+        sampling, named: temperature and the rest, as in submit(). seed: one int (prompt i gets
+        seed_of(seed, i)), or one int a prompt. done(i, samples): called as each prompt's group
+        finishes. stop(): asked between steps; when true, all is aborted and Stopped raised.
         """
         assert not self.busy, "sample() on an engine that still works on what was submitted"
-        seeds = (
-            [seed_of(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
-        )
+        if isinstance(seed, int):
+            seeds = [seed_of(seed, i) for i in range(len(prompts))]
+        else:
+            seeds = list(seed)
         assert len(seeds) == len(prompts), f"{len(seeds)} seeds for {len(prompts)} prompts"
         out = [None] * len(prompts)
         try:
             for i, prompt in enumerate(prompts):
-                self.submit(
-                    i,
-                    prompt,
-                    n,
-                    max_new_tokens,
-                    seeds[i],
-                    temperature,
-                    top_p,
-                    top_k,
-                    presence_penalty,
-                )
+                self.submit(i, prompt, n, max_new_tokens, seeds[i], *sampling, **named)
             while self.busy:
                 if stop and stop():
                     raise Stopped

@@ -15,8 +15,8 @@ from transformers import DynamicCache
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from engines.base import Engine, seed_of
-from loss import mask_logits
-from model import features, hidden_states, positions
+from model import features, hidden_states
+from processor import positions
 from records import Sample
 
 
@@ -55,9 +55,8 @@ class HFEngine(Engine):
         if not self.queue:
             return []
         first, settings = self.queue[0], self.queue[0][-1]
-        same = sorted(
-            (q for q in self.queue if q[-1] == settings), key=lambda q: len(q[1].ids)
-        )  # stable
+        same = [q for q in self.queue if q[-1] == settings]
+        same.sort(key=lambda q: len(q[1].ids))  # stable
         size = max(1, self.max_rows // settings[0])
         start = next(i for i, q in enumerate(same) if q is first) // size * size
         batch = same[start : start + size]  # neighbours in length pad each other least
@@ -76,6 +75,10 @@ class HFEngine(Engine):
         """Engine.abort"""
         self.queue = []
 
+    def holds(self, net):
+        """Engine.holds"""
+        return self.lm.net is net
+
     @torch.no_grad()
     def sync_weights(self, named):
         """Copy tensors into the net, in place; None: the net is the trainer's own. Raises
@@ -88,7 +91,8 @@ class HFEngine(Engine):
             if name not in net or net[name].shape != tensor.shape:
                 have = tuple(net[name].shape) if name in net else "no such parameter"
                 raise ValueError(
-                    f"{self.name}: {name} of shape {tuple(tensor.shape)} does not fit ({have} in the engine)"
+                    f"{self.name}: {name} of shape {tuple(tensor.shape)} does not fit ({have} in "
+                    f"the engine)"
                 )
             net[name].copy_(tensor)
             written.add(net[name].data_ptr())  # a tied head has two names and one memory
@@ -98,98 +102,92 @@ class HFEngine(Engine):
                 f"{self.name}: no new weights came for {missing[0]} ({len(missing)} missing)"
             )
 
-    def _batch(
-        self,
-        prompts,
-        visions,
-        seeds,
-        n,
-        max_new_tokens,
-        temperature,
-        top_p,
-        top_k,
-        presence_penalty,
-    ):
-        lm, dev = self.lm, self.lm.device
+    def _batch(self, prompts, visions, seeds, n, length, temperature, top_p, top_k, penalty):
+        """n Samples of at most `length` tokens to each of the expanded prompts."""
+        rows = len(prompts) * n  # one a response
+        h, cache, mask, next_pos = self._prefill(prompts, visions, n)
+        device = self.lm.device
+        out = _Responses(rows, length, self.lm)
+        uniforms = draws(seeds, n, length).to(device) if temperature else None
+        penalties = None  # to take off each logit
+        if penalty:
+            penalties = torch.zeros(rows, self.lm.head.shape[0], device=device)
+        for t in range(length):
+            logits = self.lm.logits(h)
+            if penalties is not None:
+                logits = logits - penalties[out.active]
+            uniform = uniforms[out.active, t] if temperature else None
+            token, logp = choose(logits, uniform, temperature, top_p, top_k)
+            if penalties is not None:
+                penalties[out.active, token] = penalty
+            unfinished = out.add(t, token, logp)
+            if t + 1 == length or not unfinished.any():
+                break
+            if unfinished.sum() < 0.75 * len(unfinished):  # dropped now and then, not each time
+                keep = unfinished.nonzero()[:, 0]
+                cache.reorder_cache(keep)
+                out.active = out.active[keep]
+                token, mask, next_pos = token[keep], mask[keep], next_pos[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            pos = next_pos.expand(3, -1)[:, :, None]
+            h = hidden_states(self.lm, token[:, None], mask, pos, None, (), cache)[:, -1]
+            next_pos = next_pos + 1
+        samples = out.samples(prompts, n)
+        self.tokens += sum(len(s.response_ids) for group in samples for s in group)
+        return samples
+
+    def _prefill(self, prompts, visions, n):
+        """Each prompt once, then n rows of it: last hidden state (N*n, D), cache, mask (N*n, P) and
+        next position (N*n,).
+        """
+        lm = self.lm
         N, P = len(prompts), max(len(p.ids) for p in prompts)
         ids, pos = torch.zeros(N, P, dtype=torch.long), torch.zeros(3, N, P, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        after = torch.zeros(N, dtype=torch.long)
-        for i, (p, v) in enumerate(
-            zip(prompts, visions)
-        ):  # left-padded, so that all rows decode at one column
-            L = len(p.ids)
-            prompt_pos, after[i] = positions(lm, p, v)
-            ids[i, P - L :], mask[i, P - L :], pos[:, i, P - L :] = (
-                torch.tensor(p.ids),
-                1,
-                prompt_pos,
-            )
+        mask, after = torch.zeros_like(ids), torch.zeros(N, dtype=torch.long)
+        for i, (prompt, vision) in enumerate(zip(prompts, visions)):
+            start = P - len(prompt.ids)  # left-padded, so that all rows decode at one column
+            ids[i, start:] = torch.tensor(prompt.ids)
+            mask[i, start:] = 1
+            pos[:, i, start:], after[i] = positions(lm, prompt, vision)
+        ids, mask, pos, after = (x.to(lm.device) for x in (ids, mask, pos, after))
         cache = DynamicCache(config=lm.net.config.get_text_config())
-        h = hidden_states(
-            lm, ids.to(dev), mask.to(dev), pos.to(dev), features(lm, visions), range(N), cache
-        )[:, -1]
-        repeat = torch.arange(N, device=dev).repeat_interleave(
-            n
-        )  # (N*n,) one row a response from here on
+        h = hidden_states(lm, ids, mask, pos, features(lm, visions), range(N), cache)[:, -1]
+        repeat = torch.arange(N, device=lm.device).repeat_interleave(n)
         cache.reorder_cache(repeat)
-        h, mask, next_pos = h[repeat], mask.to(dev)[repeat], after.to(dev)[repeat]
+        return h[repeat], cache, mask[repeat], after[repeat]
 
-        eos = torch.tensor(lm.eos_ids, device=dev)
-        alive = torch.arange(N * n, device=dev)  # which response each live row is
-        uniforms = draws(seeds, n, max_new_tokens).to(dev) if temperature else None
-        tokens = torch.zeros(N * n, max_new_tokens, dtype=torch.long, device=dev)
-        logps = torch.zeros(N * n, max_new_tokens, device=dev)
-        length = torch.full((N * n,), max_new_tokens, device=dev)
-        ended = torch.zeros(N * n, dtype=torch.bool, device=dev)
-        penalty = (
-            torch.zeros(N * n, lm.head.shape[0], device=dev) if presence_penalty else None
-        )  # to take off each logit
-        for t in range(max_new_tokens):
-            logits = mask_logits(h @ lm.head.T, lm.banned)
-            if penalty is not None:
-                logits = logits - penalty[alive]
-            token, logp = choose(
-                logits, uniforms[alive, t] if temperature else None, temperature, top_p, top_k
-            )
-            tokens[alive, t], logps[alive, t] = token, logp
-            if penalty is not None:
-                penalty[alive, token] = presence_penalty
-            stop = (
-                torch.isin(token, eos) & ~ended[alive]
-            )  # an ended row may still be decoded for a while
-            length[alive[stop]], ended[alive[stop]] = t + 1, True
-            live = ~ended[alive]
-            if t + 1 == max_new_tokens or not live.any():
-                break
-            if live.sum() < 0.75 * len(alive):  # ended rows are dropped now and then, not each time
-                rows = live.nonzero()[:, 0]
-                cache.reorder_cache(rows)
-                alive, token, mask, next_pos = alive[rows], token[rows], mask[rows], next_pos[rows]
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            h = hidden_states(
-                lm, token[:, None], mask, next_pos.expand(3, -1)[:, :, None], None, (), cache
-            )[:, -1]
-            next_pos = next_pos + 1
 
-        tokens, logps, length, ended = (
-            tokens.tolist(),
-            logps.tolist(),
-            length.tolist(),
-            ended.tolist(),
-        )
-        self.tokens += sum(length)
-        samples = [
-            Sample(
-                prompts[r // n],
-                tuple(tokens[r][: length[r]]),
-                tuple(logps[r][: length[r]]),
-                lm.tokenizer.decode(tokens[r][: length[r]], skip_special_tokens=True),
-                not ended[r],
-            )
-            for r in range(N * n)
-        ]
-        return [samples[i * n : (i + 1) * n] for i in range(N)]
+class _Responses:
+    """The tokens of a batch as they come. active: (rows now decoded,) which response each is."""
+
+    def __init__(self, rows, length, lm):
+        self.lm, device = lm, lm.device
+        self.eos = torch.tensor(lm.eos_ids, device=device)
+        self.active = torch.arange(rows, device=device)
+        self.tokens = torch.zeros(rows, length, dtype=torch.long, device=device)
+        self.logps = torch.zeros(rows, length, device=device)
+        self.length = torch.full((rows,), length, device=device)
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def add(self, t, token, logp):
+        """Token t of the active rows; returns which of them are unfinished."""
+        self.tokens[self.active, t], self.logps[self.active, t] = token, logp
+        # an ended row may still be decoded for a while
+        ends = torch.isin(token, self.eos) & ~self.ended[self.active]
+        self.length[self.active[ends]] = t + 1
+        self.ended[self.active[ends]] = True
+        return ~self.ended[self.active]
+
+    def samples(self, prompts, n):
+        """n Samples a prompt."""
+        tokens, logps, ended = self.tokens.tolist(), self.logps.tolist(), self.ended.tolist()
+        samples = []
+        for row, length in enumerate(self.length.tolist()):
+            ids = tokens[row][:length]
+            text = self.lm.tokenizer.decode(ids, skip_special_tokens=True)
+            prompt, logp = prompts[row // n], tuple(logps[row][:length])
+            samples.append(Sample(prompt, tuple(ids), logp, text, not ended[row]))
+        return [samples[i : i + n] for i in range(0, len(samples), n)]
 
 
 def draws(seeds, n, length):

@@ -22,14 +22,15 @@ import re
 from pathlib import Path
 
 from evaluation.judge_prompts import PROMPTS, RUBRIC_OF
-from evaluation.letters import final
 from evaluation.responses import by_key
-from evaluation.rows import LETTERS, Item
+from evaluation.rows import LETTERS
 from evaluation.scorers import Score
 from evaluation.trees import literal
+from judge import JUDGE_CHARS, JUDGE_TOKENS, final, verdict_of
 from runtime.files import append_jsonl
+from runtime.memo import fingerprint
 
-MAX_TOKENS, MAX_CHARS, BATCH = 512, 8000, 64
+BATCH = 64
 # CharXiv's and MM-Vet's own numbers; structured output upstream does not fail, so many for those
 TRIES = {"shared": 1, "mmvet": 5}
 DEFAULT_TRIES = 10
@@ -48,10 +49,7 @@ def open_judge(where, model="", make_engine=None):
 
         engine = ClientEngine(where, model, who="the judge", flag="--judge")
         return Judge(engine, f"{engine.url} {engine.name}")
-    from teacher import fingerprint
-
-    engine = make_engine(where)
-    return Judge(engine, fingerprint(where))
+    return Judge(make_engine(where), fingerprint(where))
 
 
 class Judge:
@@ -71,14 +69,14 @@ class Judge:
         if self.engine.remote:
             return self._ask_server(asked, seeds, temperature, as_json)
         window = self.engine.window
-        fit = [i for i, p in enumerate(asked) if len(p.ids) + MAX_TOKENS <= window]
+        fit = [i for i, p in enumerate(asked) if len(p.ids) + JUDGE_TOKENS <= window]
         prompts, seeds = [asked[i] for i in fit], [seeds[i] for i in fit]
-        drawn = self.engine.sample(prompts, 1, MAX_TOKENS, seeds, temperature)
+        drawn = self.engine.sample(prompts, 1, JUDGE_TOKENS, seeds, temperature)
         replies = dict(zip(fit, (group[0].text for group in drawn)))
         return [replies.get(i) for i in range(len(asked))]
 
     def _ask_server(self, asked, seeds, temperature, as_json):
-        how = {"max_new_tokens": MAX_TOKENS, "temperature": temperature}
+        how = {"max_new_tokens": JUDGE_TOKENS, "temperature": temperature}
         if as_json:
             how["response_format"] = {"type": "json_object"}
         futures = [self.engine.request(p, 1, s, **how) for p, s in zip(asked, seeds)]
@@ -120,7 +118,7 @@ def fields(item, response, truncated=False):
     """
     text, kind = final(response, truncated), item.meta.get("judge")
     if kind != "multichallenge":
-        text = text[-MAX_CHARS:]
+        text = text[-JUDGE_CHARS:]
     if kind == "mmvet":  # one row of a table
         text = " ".join(text.split()).replace("|", "/")
     gold = item.gold if isinstance(item.gold, str) else " or ".join(map(str, item.gold))
@@ -132,14 +130,6 @@ def fields(item, response, truncated=False):
         "answer": gold,
         "options": "\n".join(f"{LETTERS[i]}. {o}" for i, o in enumerate(item.options)),
     }
-
-
-def compare(question, options, response, gold, truncated=False, template=PROMPTS["shared"]):
-    """The shared judge's prompt for a response in training (teacher.verdicts); "" when nothing
-    follows its thinking.
-    """
-    values = fields(Item("", question, gold, tuple(options)), response, truncated)
-    return prompt_of(template, [values]) if values["response"] else ""
 
 
 def fill(template, values):
@@ -171,26 +161,15 @@ def parse(kind, raw, n=1, criterion="YES"):
     """
     text = raw.rpartition("</think>")[2].strip()
     if kind == "shared":
-        return shared_verdict(text)
+        m = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
+        verdict = verdict_of(m[1] if m else text)
+        return None if verdict is None else [float(verdict)]
     if kind == "mmvet":
         word = (text.split() or [""])[0].strip("`*.|,")
         return [float(word)] if re.fullmatch(r"0(\.\d+)?|1(\.0+)?", word) else None
     found = [scores_in(kind, reply, n, criterion) for reply in objects(text)]
     found = [scores for scores in found if scores is not None]
     return found[0] if found and all(scores == found[0] for scores in found) else None
-
-
-def shared_verdict(text):
-    """[1.0] or [0.0] of the one JSON object that was asked for, bare or in a fence; else None."""
-    m = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
-    try:
-        reply = json.loads(m[1] if m else text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(reply, dict) or list(reply) != ["verdict"]:
-        return None
-    verdict = reply["verdict"]
-    return {"correct": [1.0], "wrong": [0.0]}.get(verdict) if isinstance(verdict, str) else None
 
 
 _ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')

@@ -5,7 +5,7 @@ rule and the output form of the official one. The texts are prompts/KIND.txt.
 that a user may put the official texts in their place. Placeholders: {question} {options} {response}
 {answer}, and for CharXiv's descriptive questions {n} {pairs} {keys}. Other braces stay as they are.
 
-shared: ZPPO Fig. 9, a comparator and never a solver. charxiv_*: src/constants.py of
+shared: ZPPO Fig. 9, training's (judge.py). charxiv_*: src/constants.py of
 princeton-nlp/CharXiv (4 + 7 rubrics). mmvet: the few-shot table of mm-vet_evaluator.py with 7
 worked rows (5 with equations, 2 with memes). hle: run_judge_results.py. multichallenge:
 src/evaluator.py (the judge does not see the conversation). mmvu_*: utils/eval_utils.py.
@@ -13,17 +13,10 @@ src/evaluator.py (the judge does not see the conversation). mmvu_*: utils/eval_u
 
 from pathlib import Path
 
-SHARED = (
-    "You compare a response with the gold answer of a question. Do not solve the question and do "
-    "not judge the reasoning.\nThe response is correct if its final answer means the same as the "
-    "gold answer: another notation, a unit, an equivalent expression or\nthe text of the right "
-    "option is fine. It is wrong if the answers differ, if it gives several answers, or if it "
-    "gives none.\n\nQuestion:\n{question}\n{options}\n\nResponse:\n{response}\n\n"
-    "Gold answer: {answer}\n\n"
-    'Reply with JSON only, either {"verdict": "correct"} or {"verdict": "wrong"}.'
-)
+from judge import JUDGE
+
 FILES = sorted((Path(__file__).parent / "prompts").glob("*.txt"))
-PROMPTS = {"shared": SHARED} | {f.stem: f.read_text("utf-8").removesuffix("\n") for f in FILES}
+PROMPTS = {"shared": JUDGE} | {f.stem: f.read_text("utf-8").removesuffix("\n") for f in FILES}
 RUBRIC_OF = {  # of CharXiv's descriptive templates
     1: "title",
     **dict.fromkeys(range(2, 8), "ocr"),

@@ -1,5 +1,5 @@
-r"""What a response answers: the part after the thinking, the content of the box, the letter it
-settles on. No model, no network, no execution of model text.
+r"""What a response answers: the content of the box, the letter it settles on, the number that it
+is. No model, no network, no execution of model text.
 
     answer_of(r"So it is \boxed{\text{B. stem}}.")                    # "B. stem"
     readings(r"\boxed{\$5 \text{ million}}")                          # (as written, "$5 million")
@@ -15,17 +15,6 @@ from functools import lru_cache
 
 from evaluation.rows import LETTERS
 from reward import answers_equal, last_boxed
-
-
-def final(response, truncated=False):
-    """The part after the last </think>; without the tag the whole response, or "" when it was cut
-    while still thinking.
-    """
-    head, tag, tail = response.rpartition("</think>")
-    if not tag and truncated:
-        return ""
-    return tail.strip() if tag else response.strip()
-
 
 _STATED = re.compile(r"\banswer\b(?:[\s:：*]+(?:is\b)?|\s+is\b)[\s:：*]*(\S.{0,80}?)[\s.*]*$", re.I)
 

@@ -44,7 +44,7 @@ class Questions:
     def __init__(self, bench, data, limit=0, source=None):
         self.bench = bench
         if bench.family == "tiny":
-            from tiny import world as tiny
+            import tiny
 
             splits = [split for _, split in bench.parts]
             self.parts = [("tiny", split, tiny.questions(split), Path()) for split in splits]

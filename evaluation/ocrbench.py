@@ -25,11 +25,9 @@ import re
 import warnings
 from functools import cache, partial
 
-from rapidfuzz.distance import Levenshtein
-
 from evaluation.letters import pick_letter, readings
 from evaluation.rows import LETTERS
-from evaluation.scorers import Score
+from evaluation.scorers import Score, similarity
 from evaluation.trees import chart, combinations, document, literal, pairs_f1, table, to_dict
 from reward import last_boxed
 
@@ -163,8 +161,8 @@ def vqa(answer, golds, case=False, chinese=False):
         if (len(gold.split(",")) < 4) if chinese else (len(gold.split()) < 5):
             best = max(best, float(gold in answer))
         else:
-            similar = Levenshtein.normalized_similarity(answer, gold)
-            best = max(best, similar if similar >= 0.5 else 0.0)
+            close = similarity(answer, gold)
+            best = max(best, close if close >= 0.5 else 0.0)
     return best
 
 
@@ -251,7 +249,7 @@ def page(answer, gold):
         scores = [bleu([ref], hyp) if hyp else 0.0, meteor([ref], hyp)]
     both = len(set(ref) & set(hyp))
     scores.append(2 * both / (len(set(ref)) + len(set(hyp))) if both else 0.0)
-    scores.append(Levenshtein.normalized_similarity(answer, gold))
+    scores.append(similarity(answer, gold))
     return sum(scores) / 4
 
 

@@ -22,11 +22,8 @@ import ast
 import re
 from typing import NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
 from evaluation.letters import (
     answer_of,
-    final,
     fold,
     number,
     pick_letter,
@@ -35,6 +32,7 @@ from evaluation.letters import (
     unwrap,
 )
 from evaluation.rows import LETTERS
+from judge import final
 from reward import grade, last_boxed
 
 
@@ -222,6 +220,13 @@ def videommmu(item, text):
 # ---- metrics and judges --------------------------------------------------------------------------
 
 
+def similarity(a, b):
+    """1 - edit distance / the longer one's length, of texts or tuples."""
+    from rapidfuzz.distance import Levenshtein  # the tiny world does without
+
+    return Levenshtein.normalized_similarity(a, b)
+
+
 def anls(answer, golds):
     """Average Normalized Levenshtein Similarity of one answer: best over golds of 1 - distance /
     longer length, below 0.5 zero.
@@ -230,7 +235,7 @@ def anls(answer, golds):
     takes the raw ones).
     """
     norm = [" ".join(s.lower().split()) for s in (answer, *golds)]
-    best = max((Levenshtein.normalized_similarity(norm[0], g) for g in norm[1:]), default=0.0)
+    best = max((similarity(norm[0], gold) for gold in norm[1:]), default=0.0)
     return best if best >= 0.5 else 0.0
 
 

@@ -168,9 +168,8 @@ def open_model(path, args, who="the model"):
         device = "cuda" if torch.cuda.device_count() else "cpu"
         yield HFEngine(load(path, args.dtype, device, masters=args.dtype == "float32"))
         return
-    from engines.server import vllm_server
-
     from engines.client import ClientEngine
+    from engines.server import vllm_server
 
     lm = text_side(path)
     log = Path(args.out) / "server.log"

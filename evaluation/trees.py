@@ -9,8 +9,6 @@ import re
 from html import escape
 from itertools import product
 
-from rapidfuzz.distance import Levenshtein
-
 MAX_NODES = 3000  # of a tree; the distance is quadratic and worse
 
 
@@ -145,6 +143,7 @@ def teds(got, gold):
     has no table.
     """
     from apted import APTED, Config
+    from rapidfuzz.distance import Levenshtein
 
     class Cost(Config):
         def rename(self, a, b):

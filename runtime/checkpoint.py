@@ -1,24 +1,26 @@
 """Checkpoints: everything that decides the next step, complete or not there at all.
 
 A checkpoint is a folder step-000010/ with
-    shards/      torch.distributed.checkpoint: float32 master weights and AdamW's state by parameter
-    name, each rank its part;
-                 it can be read by another number of ranks
-    model/       a plain Hugging Face folder in the compute dtype, which transformers and `vllm
-    serve` load state.json   step, data position, python rng, buffer, teacher-cache ranges, config
+* shards/     torch.distributed.checkpoint: float32 master weights and AdamW's state by parameter
+              name, each rank its part; it can be read by another number of ranks
+* model/      a Hugging Face folder in the compute dtype, which transformers and `vllm serve` load
+* state.json  step, data position, rng, buffer, what the teacher has been asked, config
+
 It is written as step-000010.tmp, flushed to disk and renamed when whole, so a folder without .tmp
 is complete; older ones are removed only after that. (The one pickle inside is the index of shards/,
 torch's own format: load checkpoints that you trust.) Sampling needs no saved generator: each prompt
-is seeded from run seed, step and purpose (rollout.seed_of), so the step number is its state.
+is seeded from run seed, step and purpose (engines.base.seed_of), so the step number is its state.
 torch's global generator, which a fork with dropout would draw from, is kept as rank 0 has it.
 """
 
+import copy
 import json
 import os
 import random
 import shutil
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,13 +28,80 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException
 
 import model
-from distributed import World, named_weights
+from buffer import Buffer
+from config import comparable
+from distributed import World, as_shared
+from policy import full_state_dict
+from runtime.files import write_atomic
 
 ALONE = World()
-ANY = (
-    Exception,
-    CheckpointException,
-)  # DCP's own is a BaseException, which `except Exception` lets through
+ANY = (Exception, CheckpointException)  # DCP's own is a BaseException, which Exception lets through
+
+
+@dataclass
+class RunState:
+    """All that decides the next step, beside weights, optimizer, and what the teacher was asked."""
+
+    buffer: Buffer
+    rng: random.Random  # replay draws, candidates and their order, minibatches
+    step: int = 0  # rollout steps finished
+    position: int = 0  # questions taken from the data order
+    skipped: int = 0  # questions that could not be used (--skip-bad)
+    heldout: dict | None = None  # held-out results before training
+    heldout_now: dict | None = None  # the latest ones of this process, not saved
+
+    def finish_step(self, step, new_prompts):
+        """A rollout step is done, with that many new prompts."""
+        self.step, self.position = step, self.position + new_prompts
+
+    def to_json(self):
+        """JSON values, copied."""
+        return {
+            "step": self.step,
+            "position": self.position,
+            "rng": rng_state(self.rng),
+            "buffer": copy.deepcopy(self.buffer.state()),
+            "heldout": self.heldout,
+        }
+
+    def load(self, saved):
+        """Take over the values of a checkpoint's state.json."""
+        self.step, self.position, self.heldout = (saved[k] for k in ("step", "position", "heldout"))
+        self.rng = set_rng_state(saved["rng"])
+        self.buffer.load(saved["buffer"])
+
+
+class Checkpoints:
+    """Saves the last finished step of a run, also after an error in the middle of the next one.
+
+    teacher: on rank 0, where there is one; what it has been asked is part of the state.
+    """
+
+    def __init__(self, folder, cfg, lm, optimizer, world, teacher=None):
+        self.folder, self.cfg, self.lm, self.optimizer = folder, cfg, lm, optimizer
+        self.world, self.teacher = world, teacher
+        self.captured = None  # the state of the last finished step, while its weights are in place
+
+    def capture(self, state, record):
+        """Remember the state of a finished step, between two steps; record: its metrics, kept until
+        the next in case they can't be written now.
+        """
+        asked = self.teacher.state() if self.teacher else None
+        more = {"teacher": asked, "record": record, "config": comparable(self.cfg)}
+        self.captured = state.to_json() | more
+
+    def weights_move(self):
+        """From here to capture() the last step's state is no longer there to be saved."""
+        self.captured = None
+
+    def save(self):
+        """A checkpoint of the last finished step, or None: before the first, or when its weights
+        have already moved on. All ranks call this.
+        """
+        if self.captured is None or not self.captured["step"]:
+            return None
+        step, keep = self.captured["step"], self.cfg.keep
+        return save(self.folder, step, self.lm, self.optimizer, self.captured, keep, self.world)
 
 
 def save(folder, step, lm, optimizer, state, keep=2, world=ALONE):
@@ -44,9 +113,8 @@ def save(folder, step, lm, optimizer, state, keep=2, world=ALONE):
     """
     folder = Path(folder)
     final, tmp = folder / f"step-{step:06d}", folder / f"step-{step:06d}.tmp"
-    if world.first(
-        lambda: final in complete(folder)
-    ):  # an error after the step was saved asks for it once more
+    # an error after the step was saved asks for it once more
+    if world.broadcast_from_rank0(lambda: final in complete(folder)):
         return final
 
     def write(tmp):
@@ -56,7 +124,7 @@ def save(folder, step, lm, optimizer, state, keep=2, world=ALONE):
             (tmp / "state.json").write_text(json.dumps({**state, "step": step}))
 
     _atomic(tmp, final, write, world)
-    world.first(lambda: _prune(folder, keep))
+    world.broadcast_from_rank0(lambda: _prune(folder, keep))
     return final
 
 
@@ -70,9 +138,8 @@ def _prune(folder, keep):
 def publish(lm, folder, world=ALONE):
     """The finished model as a plain Hugging Face folder, written under another name and renamed."""
     tmp, folder = Path(f"{folder}.tmp"), Path(folder)
-    world.first(
-        lambda: shutil.rmtree(folder, ignore_errors=True)
-    )  # of a shorter run that now went further
+    # of a shorter run that now went further
+    world.broadcast_from_rank0(lambda: shutil.rmtree(folder, ignore_errors=True))
     _atomic(tmp, folder, lambda tmp: write_model(lm, tmp, world), world)
 
 
@@ -81,7 +148,7 @@ def write_model(lm, folder, world=ALONE):
     writes.
     """
     weights = {}
-    for name, tensor in named_weights(lm, lm.compute):  # on the other ranks each is dropped at once
+    for name, tensor in full_state_dict(lm, lm.compute):  # other ranks drop each at once
         if world.rank == 0:
             weights[name] = tensor.cpu().contiguous()
     if world.rank:
@@ -91,7 +158,9 @@ def write_model(lm, folder, world=ALONE):
     for part in (config, config.get("text_config", {}), config.get("vision_config", {})):
         if "dtype" in part:
             part["dtype"] = str(lm.compute).removeprefix("torch.")
-    write_json(Path(folder) / "config.json", config)
+        if "mtp_num_hidden_layers" in part:  # the drafting head is not among the weights
+            part["mtp_num_hidden_layers"] = 0
+    write_atomic(Path(folder) / "config.json", json.dumps(config, indent=1))
 
 
 def _atomic(tmp, final, write, world):
@@ -99,10 +168,12 @@ def _atomic(tmp, final, write, world):
     all ranks.
     """
 
+    def fresh_folder():
+        shutil.rmtree(tmp, ignore_errors=True)
+        tmp.mkdir(parents=True)
+
     def make():
-        world.first(
-            lambda: (shutil.rmtree(tmp, ignore_errors=True), tmp.mkdir(parents=True)) and None
-        )
+        world.broadcast_from_rank0(fresh_folder)
         write(tmp)
         if world.rank == 0:
             _flush(tmp)
@@ -117,15 +188,12 @@ def _atomic(tmp, final, write, world):
         try:
             work()
         except ANY as e:  # DCP, safetensors, tokenizers raise their own kinds on a full disk
-            error = (
-                f"{final}: could not be written ({_short(e)}); what was saved before is untouched"
-            )
-        try:
-            world.agree(error)
-        except OSError:
+            error = f"could not be written ({_short(e)}); what was saved before is untouched"
+        errors = [e for e in world.all_gather(lambda: error) if e]
+        if errors:
             if world.rank == 0:
                 shutil.rmtree(tmp, ignore_errors=True)
-            raise
+            raise as_shared(OSError(f"{final}: {errors[0]}"))
 
 
 def _short(e):
@@ -163,8 +231,8 @@ def load(path, lm, optimizer, world=ALONE):
             dcp.load(tensors, checkpoint_id=Path(path) / "shards", no_dist=world.size == 1)
     except ANY as e:  # a missing or damaged file, other shapes, other names
         raise ValueError(
-            f"{path}/shards can't be read, or does not fit this model ({_short(e)}); remove its folder to go on "
-            f"from an older checkpoint"
+            f"{path}/shards can't be read, or does not fit this model ({_short(e)}); remove its "
+            f"folder to go on from an older checkpoint"
         ) from e
     torch.set_rng_state(tensors["torch_rng"])
     return read_json(Path(path) / "state.json")
@@ -224,13 +292,6 @@ def set_rng_state(state):
     rng = random.Random()
     rng.setstate((state[0], tuple(state[1]), state[2]))
     return rng
-
-
-def write_json(path, value):
-    """Write a small JSON file so that a reader sees the old one or the new one, never half of it."""
-    tmp = Path(f"{path}.tmp")
-    tmp.write_text(json.dumps(value, indent=1))
-    os.replace(tmp, path)
 
 
 def _flush(folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def append_jsonl(path, records):
-    """Append dicts as lines; they are on disk when this returns. Raises OSError that names the file.
+    """Append dicts as lines, on disk when this returns. Raises OSError that names the file.
 
     A line that an earlier process left torn is ended first, so that it costs itself only.
     """
@@ -32,7 +32,7 @@ def append_jsonl(path, records):
 
 
 def read_jsonl(path):
-    """The objects of a JSONL file in order, [] where there is none; a torn or damaged line is skipped."""
+    """The objects of a JSONL file, [] where there is none; a torn or damaged line is skipped."""
     if not Path(path).is_file():
         return []
     records = []
@@ -47,7 +47,7 @@ def read_jsonl(path):
 
 
 def write_atomic(path, content):
-    """Replace a file by text or bytes so that a reader sees the old one or the new one, never half."""
+    """Replace a file by text or bytes: a reader sees the old one or the new one, never half."""
     content = content.encode() if isinstance(content, str) else content
     temporary = Path(f"{path}.tmp")
     try:

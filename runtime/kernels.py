@@ -35,7 +35,8 @@ def used(attend):
             return ""
 
     attention = of("flash-attn") if attend == "flash_attention_2" else "SDPA"
-    return f"{attention}; linear attention by {of('flash-linear-attention') or 'plain torch (slow: pip install flash-linear-attention)'}"
+    slow = "plain torch (slow: pip install flash-linear-attention)"
+    return f"{attention}; linear attention by {of('flash-linear-attention') or slow}"
 
 
 def check_kernels(lm, tokens=192):
@@ -47,21 +48,16 @@ def check_kernels(lm, tokens=192):
         return
     try:
         error = disagreement(layer, lm.device, torch.device("cpu"), tokens, lm.compute)
-    except (
-        RuntimeError,
-        ValueError,
-        AssertionError,
-    ) as e:  # the torch form can't run here: say so, and go on
-        print(
-            f"linear attention was not checked against its torch form ({str(e).splitlines()[0][:120]})",
-            file=sys.stderr,
-        )
+    except (RuntimeError, ValueError, AssertionError) as e:
+        why = str(e).splitlines()[0][:120]  # the torch form can't run here: say so, and go on
+        print(f"linear attention was not checked against its torch form ({why})", file=sys.stderr)
         return
     if not error < TOLERANCE:
+        triton = f"triton {version('triton')}" if find_spec("triton") else "no triton"
         raise ValueError(
-            f"flash-linear-attention disagrees with plain torch by {error:.0%} on this GPU (torch {torch.__version__}, "
-            f"{'triton ' + version('triton') if find_spec('triton') else 'no triton'}): its gradients can't be "
-            f"trusted; Triton 3.7.1 (torch 2.13) is known to be right, or uninstall flash-linear-attention"
+            f"flash-linear-attention disagrees with plain torch by {error:.0%} on this GPU (torch "
+            f"{torch.__version__}, {triton}): its gradients can't be trusted; Triton 3.7.1 (torch "
+            f"2.13) is known to be right, or uninstall flash-linear-attention"
         )
 
 

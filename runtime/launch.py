@@ -1,280 +1,467 @@
-"""From flags to a run: data, models, engines, teacher, each in its place; checked and told before
-any long work.
+"""From flags to a run: data, models, engines, teacher, each in its place, checked and told before
+any long work; and how a run ends.
 
-train.py calls `open_all` on a student rank and `serve_teacher` on a teacher rank; nothing here
-decides what a step does.
+Nothing here decides what a step does.
 """
 
 import json
 import os
 import signal
-import time
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
 
 import torch
-import torch.distributed as dist
+import transformers
+from torch import distributed as dist
+from tqdm import tqdm
 
+import data
 import model
-from config import DISTILL, make_folder, needs_teacher, open_run
-from data import digest, in_memory, open_questions, parse_map
-from distributed import connect, open_store, own_gpu
-from engines.base import default_kind, open_engine
-from engines.client import URLEngine
-from engines.remote import Mailbox, Pool, Post, listen, new_key, own_host, serve
-from eval import SPLITS
-from run import Run, check_length, prompt_of
-from runtime.checkpoint import read_json
-from runtime.console import run_table
+from baselines import FrozenTeacher
+from buffer import Buffer
+from config import DISTILL, comparable, flag_of, needs_teacher, run_name, wants_answers
+from distributed import init_student_rank, open_store
+from engines import open_engine
+from engines.base import default_kind
+from engines.client import ClientEngine
+from engines.server import own_host, run_teacher_server, vllm_server
+from eval import SPLITS, evaluate_on_all_ranks
+from policy import shard_policy
+from processor import length
+from records import Method
+from rollout import prompt_of, sync_weights
+from runtime import checkpoint, console
+from runtime.checkpoint import Checkpoints, RunState
+from runtime.files import write_atomic
 from runtime.kernels import check_kernels
-from teacher import Cache, Teacher, fingerprint
+from runtime.memo import Memo, fingerprint
+from runtime.metrics import Log, heldout_record
+from teacher import Teacher
 
 
-def open_all(cfg, who):
-    """(Run, {split: held-out questions}) on a student rank. Raises ValueError and OSError with one
-    line; leaves nothing behind.
+@dataclass
+class Job:
+    """All that is opened for a run. teacher, log: on rank 0, else None."""
+
+    world: Any
+    policy: Any
+    optimizer: Any
+    engine: Any  # samples from the student
+    teacher: Any
+    questions: Any
+    heldout: dict  # {split: questions}
+    state: RunState
+    checkpoints: Checkpoints
+    log: Any = None
+    out: Path = Path()
+    same_tokens: bool = False  # student and teacher have the same token ids
+    method: Method | None = None  # chosen by train.main
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    def close(self):
+        """Give back what other processes wait for: the teacher, its server, the process group."""
+        self.resources.close()
+
+
+def open_job(cfg, who):
+    """The Job of a student rank. Raises ValueError and OSError with one line; what fails in here
+    leaves nothing behind.
     """
-    world = connect(cfg, who)
-    questions, heldout = open_data(cfg)
-    cfg.data_digest = digest(questions)
-    out = world.first(lambda: open_run(cfg))
-    cfg.resume_from = world.first(lambda: cfg.resume_from)
-    attend = model.attention(world.device)
-    start = f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path
-    student = model.load(start, cfg.dtype, world.device, attend=attend)
-    if world.device.startswith("cuda"):
-        check_kernels(student)
-    check_prompts(student, questions, cfg)
-    if cfg.max_prompt + cfg.max_response > student.window:
-        raise ValueError(
-            f"{cfg.student}: --max-prompt {cfg.max_prompt} and --max-response {cfg.max_response} do not fit its "
-            f"context of {student.window} tokens; lower them"
-        )
-    distiller = None
-    if cfg.method in DISTILL:
-        # on the CPU: fully_shard moves it to the GPU block by block, and the sampler wants the room
-        # before that
-        distiller = model.load(
-            cfg.teacher_path, cfg.dtype, "cpu", masters=world.device == "cpu", attend=attend
-        )
-        if not same_ids(student, distiller):
-            raise ValueError(
-                f"--method {cfg.method} compares distributions token by token, and {cfg.student} and {cfg.teacher} "
-                f"have different tokenizers; use a teacher of the student's family"
-            )
-    world.first_only(
-        lambda: print(run_table(cfg, who, student, questions, out, attend), flush=True)
-    )
-    torch.manual_seed(cfg.seed)
-    engine = student_engine(
-        cfg, world, student, start
-    )  # vLLM's first engine is made by all student ranks together
-    engine.sleep()  # makes room for a teacher in this process
-    source = world.first_only(
-        lambda: teacher_source(cfg, who, world, distiller) if needs_teacher(cfg) else None
-    )
-    known = not cfg.teacher_url and (needs_teacher(cfg) or distiller)
-    sizes = {
-        "student_params": student.n_params(),
-        "teacher_params": model.count_params(cfg.teacher_path) if known else 0,
-    }
-    world.first(
-        lambda: make_folder(out, cfg, **sizes)
-    )  # only now: what fails above leaves nothing behind
-    teacher = world.first_only(lambda: open_teacher(cfg, source, out))
-    run = Run(cfg, world, student, engine, teacher, questions, out, distiller)
-    connect_notes(cfg, world, run)
-    run.same_tokens = world.first(lambda: source is not None and same_ids(student, source.lm))
-    return run, heldout
+    with ExitStack() as resources:
+        world = init_student_rank(cfg, who)
+        resources.callback(world.close)
+        questions, heldout = open_data(cfg)
+        cfg.data_digest = data.digest(questions)
+        out = world.broadcast_from_rank0(lambda: open_run(cfg))
+        cfg.resume_from = world.broadcast_from_rank0(lambda: cfg.resume_from)
+        student = load_student(cfg, world)
+        check_window(student, questions, cfg)
+        distiller = load_distiller(cfg, world, student) if cfg.method in DISTILL else None
+        table = console.run_table(cfg, who, student, questions, out)
+        console.print0(world, table)
+        torch.manual_seed(cfg.seed)
+        # vLLM's first engine is made by all student ranks together
+        engine = student_engine(cfg, world, student)
+        engine.sleep()  # makes room for a teacher on this device
+        source = None
+        if needs_teacher(cfg):
+            opened = lambda: open_teacher_engine(cfg, who, world, distiller, out, resources)
+            source = world.on_rank0(opened)
+        world.broadcast_from_rank0(lambda: make_folder(out, cfg, student))
+        teacher = world.on_rank0(lambda: open_teacher(cfg, source, out, resources))
+        same = world.broadcast_from_rank0(lambda: source is not None and same_ids(student, source))
+
+        frozen = FrozenTeacher(distiller) if distiller else None
+        policy = shard_policy(student, world, frozen, cfg.checkpointing)
+        optimizer = adamw(student.net, cfg)
+        state = RunState(Buffer(cfg.capacity, cfg.tau), Random(cfg.seed))
+        checkpoints = Checkpoints(out / "checkpoints", cfg, student, optimizer, world, teacher)
+        job = Job(world, policy, optimizer, engine, teacher, questions, heldout, state, checkpoints)
+        job.out, job.same_tokens = out, same
+        record = resume(cfg, job) if cfg.resume_from else None
+        job.log = world.on_rank0(lambda: open_log(cfg, job, record, resources))
+        checkpoints.capture(state, record)
+        job.resources = resources.pop_all()
+        return job
+
+
+def adamw(net, cfg):
+    """AdamW with the flags' numbers (Table 8)."""
+    betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
+    parameters = net.parameters()
+    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, weight_decay=decay)
+
+
+def resume(cfg, job):
+    """Put the checkpoint cfg.resume_from in place; returns the last step's metrics record."""
+    saved = checkpoint.load(cfg.resume_from, job.policy.lm, job.optimizer, job.world)
+    job.state.load(saved)
+    if job.teacher:
+        job.teacher.load(saved["teacher"])
+    sync_weights(job.policy, job.engine)
+    return saved["record"]
+
+
+def open_log(cfg, job, record, resources):
+    """The Log of the run folder, cut back to the step that the run goes on from."""
+    step = job.state.step if cfg.resume_from else -1
+    tokenizer = job.policy.lm.tokenizer
+    log = Log(job.out, tokenizer, step, cfg.tensorboard, cfg.wandb, vars(cfg))
+    resources.callback(log.close)
+    log.restore(record)
+    return log
+
+
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def open_data(cfg):
     """The training questions, and {split: held-out questions}."""
+    columns, heldout = data.parse_map(cfg.map), {}
     if cfg.data == "tiny":
-        from tiny import world as tiny  # the tiny world as a data set: a door to the surroundings
+        import tiny  # the tiny world as a data set: a door to the surroundings
 
-        questions, heldout = (
-            in_memory(tiny.questions("train"), "tiny"),
-            {split: tiny.questions(split) for split in SPLITS},
-        )
+        questions = data.in_memory(tiny.questions("train"), "tiny")
+        heldout = {split: tiny.questions(split) for split in SPLITS}
     else:
-        questions, heldout = open_questions(cfg.data, parse_map(cfg.map)), {}
-    return questions, {
-        "heldout": open_questions(cfg.heldout, parse_map(cfg.map))
-    } if cfg.heldout else heldout
+        questions = data.open_questions(cfg.data, columns)
+    if cfg.heldout:
+        heldout = {"heldout": data.open_questions(cfg.heldout, columns)}
+    return questions, heldout
 
 
-def check_prompts(student, questions, cfg):
-    """The plain prompt of the first questions, as a cheap check of the data before any long work.
-    Raises ValueError.
+def check_window(student, questions, cfg, first=32):
+    """Lengths that can't work are told before any long work: of the flags, and of the plain prompts
+    of the first questions. Raises ValueError.
     """
-    for q in questions[:32]:
-        check_length(q, model.length(student, prompt_of(student, q, q.question, cfg)), cfg)
+    for q in questions[:first]:
+        tokens = length(student, prompt_of(student, q, q.question, cfg))
+        if tokens > cfg.max_prompt:
+            raise ValueError(
+                f"question {q.id}: its prompt has {tokens} tokens, more than --max-prompt "
+                f"{cfg.max_prompt}; take it out, or allow more"
+            )
+    if cfg.max_prompt + cfg.max_response > student.window:
+        raise ValueError(
+            f"{cfg.student}: --max-prompt {cfg.max_prompt} and --max-response {cfg.max_response} "
+            f"do not fit its context of {student.window} tokens; lower them"
+        )
 
 
-# ---- engines -------------------------------------------------------------------------------------
+def next_questions(questions, state, cfg, world):
+    """The new questions of a step. With --skip-bad, one that can't be used is left out, with a
+    counted warning.
+    """
+    indices = data.take(len(questions), cfg.seed, state.position, cfg.new_prompts)
+    if not cfg.skip_bad:
+        return [questions[i] for i in indices]
+    # one rank decides, or a bad disk would split them
+    good, bad = world.broadcast_from_rank0(lambda: data.fetch(questions, indices))
+    for e in bad:
+        state.skipped += 1
+        if world.rank == 0:
+            tqdm.write(f"warning: {e}; skipped ({state.skipped} so far)", file=sys.stderr)
+    return good
 
 
-def student_engine(cfg, world, student, path):
+# ---- models and engines --------------------------------------------------------------------------
+
+
+def load_student(cfg, world):
+    """The student's model.LM, of the checkpoint that the run goes on from."""
+    attend = model.attention(world.device)
+    student = model.load(student_folder(cfg), cfg.dtype, world.device, attend=attend)
+    if world.device.startswith("cuda"):
+        check_kernels(student)
+    return student
+
+
+def student_folder(cfg):
+    """Where the weights are that the run starts with."""
+    return f"{cfg.resume_from}/model" if cfg.resume_from else cfg.student_path
+
+
+def load_distiller(cfg, world, student):
+    """The teacher's model.LM for a distillation baseline. Raises ValueError when its tokens are not
+    the student's.
+    """
+    # on the CPU: fully_shard moves it to the GPU block by block, the sampler wants the room before
+    masters, attend = world.device == "cpu", model.attention(world.device)
+    distiller = model.load(cfg.teacher_path, cfg.dtype, "cpu", masters, attend)
+    if distiller.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise ValueError(
+            f"--method {cfg.method} compares distributions token by token, and {cfg.student} and "
+            f"{cfg.teacher} have different tokenizers; use a teacher of the student's family"
+        )
+    return distiller
+
+
+def engine_kind(cfg, device):
+    """What samples on a device: --engine's, else the default."""
+    return cfg.engine or default_kind(device)
+
+
+def student_engine(cfg, world, student):
     """What samples from the student: vLLM; or transformers, with the trainer's own net where it is
     not sharded, or a copy.
     """
-    if _kind(cfg, world.device) == "vllm":
-        return open_engine("vllm", student, memory=cfg.vllm_memory, seed=cfg.seed + world.rank)
+    if engine_kind(cfg, world.device) == "vllm":
+        seed = cfg.seed + world.rank
+        path = student_folder(cfg)
+        return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed)
     if world.size > 1 or world.device.startswith("cuda"):
-        student = model.load(
-            path, cfg.dtype, world.device, masters=cfg.dtype == "float32"
-        )  # a copy: ours is shards
+        masters, path = cfg.dtype == "float32", student_folder(cfg)
+        student = model.load(path, cfg.dtype, world.device, masters)  # the trained one is shards
     return open_engine("hf", student, max_rows=side_by_side(cfg))
-
-
-def teacher_source(cfg, who, world, distiller):
-    """The engine behind the teacher, on student rank 0: a server, the teacher ranks, or a model in
-    this process.
-    """
-    if cfg.teacher_url:
-        return URLEngine(cfg.teacher_url)
-    if who.teachers:
-        key = new_key()
-        world.store.set("teacher/key", key.hex())
-        found = [
-            json.loads(_get(world.store, f"teacher/{i}", f"teacher rank {i} is not ready", cfg))
-            for i in range(who.teachers)
-        ]
-        for f in found:
-            if "error" in f:
-                raise ValueError(f["error"])
-        return Pool(
-            [f["address"] for f in found], key, model.text_side(cfg.teacher_path), cfg.timeout
-        )
-    alone = (
-        world.size == 1 and world.device == "cpu"
-    )  # elsewhere the distiller's weights will be shards
-    return teacher_engine(cfg, world.device, distiller if alone else None, 0.9 - cfg.vllm_memory)
-
-
-def teacher_engine(cfg, device, lm=None, memory=0.9):
-    """The teacher's model in this process. memory: share of the GPU for vLLM; next to a student
-    that share is what is left.
-    """
-    if _kind(cfg, device) == "vllm":
-        # vLLM's sleep mode is one engine's a process, and the student has it: the teacher keeps its
-        # share of the memory
-        return open_engine(
-            "vllm",
-            model.text_side(cfg.teacher_path),
-            memory=memory,
-            seed=cfg.seed,
-            sleep=False,
-            stays=True,
-        )
-    lm = lm or model.load(
-        cfg.teacher_path,
-        cfg.dtype,
-        device,
-        masters=cfg.dtype == "float32",
-        attend=model.attention(device),
-    )
-    return open_engine("hf", lm, max_rows=side_by_side(cfg))
 
 
 def side_by_side(cfg):
     """Responses that HFEngine decodes at once: about a million tokens of cache."""
-    return max(cfg.n, min(512, 2**20 // (cfg.max_prompt + cfg.max_response)))
+    return max(cfg.group_size, min(512, 2**20 // (cfg.max_prompt + cfg.max_response)))
+
+
+def open_teacher_engine(cfg, who, world, distiller, out, resources):
+    """The engine behind the teacher, on student rank 0: servers, or a model in this process."""
+    if cfg.teacher_url:
+        return entered(ClientEngine(cfg.teacher_url.split(",")), resources)
+    if who.teachers:
+        resources.callback(world.store.set, "students/done", "1")
+        urls = [teacher_rank_url(world.store, i, cfg) for i in range(who.teachers)]
+        return entered(ClientEngine(urls, lm=model.text_side(cfg.teacher_path)), resources)
+    if engine_kind(cfg, world.device) == "vllm":
+        # beside the student on one GPU: what vllm_memory leaves, and no more context than fits
+        room = {"memory": 0.9 - cfg.vllm_memory, "max_num_seqs": 64, "max_model_len": 32_768}
+        log = out.with_name(f"{out.name}.teacher.log")
+        server = vllm_server(cfg.teacher_path, log, timeout=cfg.timeout, **room)
+        url = resources.enter_context(server)
+        return entered(ClientEngine(url, lm=model.text_side(cfg.teacher_path)), resources)
+    lm = distiller
+    if lm is None or world.size > 1 or world.device != "cpu":  # there its weights will be shards
+        masters, attend = cfg.dtype == "float32", model.attention(world.device)
+        lm = model.load(cfg.teacher_path, cfg.dtype, world.device, masters, attend)
+    return open_engine("hf", lm, max_rows=side_by_side(cfg))
+
+
+def entered(client, resources):
+    """The client, closed with the run."""
+    resources.callback(client.close)
+    return client
+
+
+def teacher_rank_url(store, rank, cfg):
+    """The URL of the server that a teacher rank starts, as soon as it is up. Raises ValueError."""
+    try:
+        found = json.loads(store.get(f"teacher/{rank}"))
+    except (dist.DistStoreError, RuntimeError) as e:
+        why = str(e).splitlines()[0][:100]
+        raise ValueError(
+            f"teacher rank {rank} is not ready after {cfg.timeout:.0f} s (--timeout); see its own "
+            f"lines above ({why})"
+        ) from e
+    if "error" in found:
+        raise ValueError(found["error"])
+    return found["url"]
+
+
+def open_teacher(cfg, engine, out, resources):
+    """The Teacher with its memo; None without an engine."""
+    if engine is None:
+        return None
+    name = engine.name if cfg.teacher_url else fingerprint(cfg.teacher_path)
+    teacher = Teacher(engine, Memo(cfg.teacher_cache or out / "teacher.jsonl", name), cfg)
+    resources.callback(teacher.close)
+    return teacher
+
+
+def same_ids(student, engine):
+    """Whether student and teacher write the same text with the same token ids."""
+    vocabulary = student.tokenizer.get_vocab()
+    return engine.lm is not None and engine.lm.tokenizer.get_vocab() == vocabulary
+
+
+def begin_teacher(requests, step, cfg, teacher, world):
+    """Let a teacher on other processes begin with this step's questions, while the students sample
+    (the paper's overlap). What turns out easy is taken back by Teacher.keep_only.
+    """
+    if teacher and wants_answers(cfg):
+        fresh = cfg.method == "off-distill"
+        teacher.begin([r.question for r in requests], step, fresh)
 
 
 def serve_teacher(cfg, who):
-    """A teacher rank: load the model, tell student rank 0 where, answer until the students have
-    left. Returns the exit status.
+    """A teacher rank: start vLLM's server, tell student rank 0 where it is, and stop it when the
+    students are done. Returns the exit status.
     """
-    for s in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # the students decide when to stop; they still have to save
-        signal.signal(s, signal.SIG_IGN)
-    store, name = open_store(cfg.timeout), f"teacher rank {who.rank}"
+    for number in (signal.SIGINT, signal.SIGTERM):  # the students decide when to stop, and save
+        signal.signal(number, signal.SIG_IGN)
+    if engine_kind(cfg, cfg.device) != "vllm":
+        raise ValueError(
+            "--teacher-ranks: a teacher rank serves with vLLM; with --engine hf give 0: the "
+            "teacher then lives on student rank 0"
+        )
+    store = open_store(cfg.timeout)
+    gpus = [who.local_rank] if cfg.device == "cuda" else None
+    host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
+    log = Path(os.environ.get("TMPDIR", "/tmp")) / f"zppo-teacher-{os.getpid()}.log"
     try:
-        device = cfg.device
-        if device == "cuda":
-            device = own_gpu(who)
-        for variable in (
-            "RANK",
-            "WORLD_SIZE",
-            "LOCAL_RANK",
-            "LOCAL_WORLD_SIZE",
-        ):  # vLLM here is alone
-            os.environ.pop(variable, None)
-        engine = teacher_engine(cfg, device)
-        key = bytes.fromhex(_get(store, "teacher/key", "student rank 0 has not come", cfg).decode())
-        listener = listen(key, "0.0.0.0" if who.nodes > 1 else "127.0.0.1")
-        host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
-        store.set(f"teacher/{who.rank}", json.dumps({"address": [host, listener.address[1]]}))
-    except Exception as e:
-        store.set(f"teacher/{who.rank}", json.dumps({"error": f"{name}: {e}"}))
-        time.sleep(5)  # rank 0 says it first, as one line
-        if isinstance(e, (ValueError, OSError)) and store.check(["teacher/key"]):
-            return 1  # it is there, and has said it
-        raise
-    serve(engine, listener, name)
+        run_teacher_server(
+            cfg.teacher_path, store, who.rank, log, cfg.timeout, gpus=gpus, host=host
+        )
+    except (ValueError, OSError):
+        return 1  # student rank 0 tells it
     return 0
 
 
-def connect_notes(cfg, world, run):
-    """Let every student rank tell rank 0 what it has sampled, while it samples; only where the
-    teacher is somewhere else.
+# ---- the run folder ------------------------------------------------------------------------------
+
+
+def open_run(cfg):
+    """The run folder of a new run, or of the one to resume (then cfg.resume_from is set). Raises
+    ValueError.
     """
-    if not world.first(lambda: bool(run.teacher and run.teacher.engine.remote)):
-        return
-    if world.size == 1:
-        run.note = run.noted_early
-        return
-    key = world.first(new_key)
-    box = None
-    if world.rank == 0:
-        listener = listen(key, "0.0.0.0" if world.roles.nodes > 1 else "127.0.0.1")
-        box = Mailbox(run.noted_early, listener)
-    host = own_host(os.environ["MASTER_ADDR"]) if world.roles.nodes > 1 else "127.0.0.1"
-    address = world.first(lambda: (host, listener.address[1]))
-    run.note = box or Post(address, key)
-
-
-def _get(store, key, what, cfg):
-    try:
-        return store.get(key)
-    except (dist.DistStoreError, RuntimeError) as e:
+    cfg.resume_from = ""
+    if not cfg.resume:
+        return new_folder(cfg)
+    out = Path(cfg.out) if cfg.out else newest_run()
+    found = checkpoint.latest(out / "checkpoints")
+    if found is None and not (out / "config.json").is_file():
         raise ValueError(
-            f"{what} after {cfg.timeout:.0f} s (--timeout); see its own lines above "
-            f"({str(e).splitlines()[0][:100]})"
-        ) from e
+            f"{out}: no complete checkpoint to resume from; start again with another --out"
+        )
+    now = comparable(cfg)
+    if found:
+        was = checkpoint.read_json(found / "state.json")["config"]
+    else:  # it died before its first checkpoint: begin again in its place
+        print(f"{out}: no complete checkpoint yet, so this begins at step 1")
+        was = checkpoint.read_json(out / "config.json")
+        was = {name: was.get(name) for name in now}
+    changed = [
+        f"{flag_of(name)} {was.get(name)} -> {now.get(name)}"
+        for name in sorted({*was, *now})
+        if was.get(name) != now.get(name)
+    ]
+    if changed and not cfg.force:
+        raise ValueError(
+            f"{out} was started with other flags ({'; '.join(changed)}): this would be a different "
+            f"run. Give the same flags, or --force"
+        )
+    cfg.resume_from = str(found) if found else ""
+    return out
 
 
-def _kind(cfg, device):
-    return cfg.engine or default_kind(device)
+def new_folder(cfg):
+    """--out, or the next free runs/NAME-N. Raises ValueError when there is something in it."""
+    stem = f"{run_name(cfg)}-{Path(cfg.student).name}"
+    free = (p for n in count(1) if not (p := Path(f"runs/{stem}-{n}")).exists())
+    out = Path(cfg.out) if cfg.out else next(free)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"{out} exists already; go on with --resume --out {out}, or give another --out"
+        )
+    return out
 
 
-def open_teacher(cfg, source, out):
-    """The Teacher with its cache, as far as a resumed run has seen it; None without a source."""
-    if source is None:
-        return None
-    seen = None  # byte ranges of the teacher cache; None: all of it
-    if cfg.resume and not cfg.resume_from:
-        seen = []  # died before its first checkpoint: begin again, as if alone
-    if cfg.resume_from:
-        seen = read_json(f"{cfg.resume_from}/state.json")["teacher_cache"]
-    name = source.name if cfg.teacher_url else fingerprint(cfg.teacher_path)
-    cache = Cache(cfg.teacher_cache or out / "teacher.jsonl", name, seen)
-    return Teacher(
-        source,
-        cache,
-        cfg.teacher_n,
-        cfg.max_response,
-        cfg.seed,
-        cfg.max_summary,
-        cfg.temperature,
-        cfg.top_p,
-        cfg.fresh_teacher,
-        cfg.teacher_max,
-    )
+def newest_run():
+    """The newest run that has a checkpoint, rather than a newer one that failed at its start."""
+    folders = Path("runs").glob("*/checkpoints")
+    runs = sorted(folders, key=lambda p: (bool(checkpoint.complete(p)), p.stat().st_mtime))
+    if not runs:
+        raise ValueError("--resume: there is no run under runs/; name one with --out")
+    return runs[-1].parent
 
 
-def same_ids(one, other):
-    """Whether two LMs write the same text with the same token ids."""
-    return other is not None and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+def make_folder(out, cfg, student):
+    """Make the run folder, and in it config.json: the flags as used, and what they ran on."""
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    teacher_is_known = not cfg.teacher_url and (needs_teacher(cfg) or cfg.method in DISTILL)
+    facts = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "student_params": student.n_params(),
+        "teacher_params": model.count_params(cfg.teacher_path) if teacher_is_known else 0,
+    }
+    write_atomic(out / "config.json", json.dumps(vars(cfg) | facts, indent=1))
+
+
+# ---- before, after, and in between ---------------------------------------------------------------
+
+
+def measure_before(cfg, job, stop):
+    """Held-out questions before any training, once a run."""
+    if job.state.heldout is None:
+        results = evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop)
+        job.state.heldout = results
+        record = {"step": 0, **heldout_record(results)}
+        job.world.on_rank0(lambda: job.log.metrics(record))
+
+
+def finish(cfg, job, stop):
+    """Publish the trained model as final/ and say what happened."""
+    state, out = job.state, job.out
+    if state.heldout_now is None and (out / "final").is_dir():
+        console.print0(job.world, f"{out}: its {state.step} steps are done; --steps N goes further")
+        return
+    after = state.heldout_now
+    if after is None:
+        after = evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop)
+    checkpoint.publish(job.policy.lm, out / "final", job.world)
+    if job.world.rank == 0:
+        write_atomic(out / "final/README.md", console.model_card(cfg, state.heldout, after))
+        print(console.summary(state.heldout, after, state.buffer, out), flush=True)
+
+
+def stopped(job, stop):
+    """Save after a signal. Returns the exit status."""
+    again = f"--resume --out {job.out}"
+    if job.checkpoints.save():
+        done = f"stopped after step {job.state.step}, all saved"
+        text = f"{done}; go on with the same command and {again}"
+    else:
+        text = f"stopped before the first step was done; {again} begins again in its place"
+    console.print0(job.world, text)
+    return 128 + stop.signal if stop.signal else 143
+
+
+def save_after_error(error, job):
+    """Save the last finished step after an error; returns the error to raise, which says so."""
+    shared = getattr(error, "shared", False)
+    # where not all ranks have the error, the others may be gone
+    saved = job.checkpoints.save() if job.world.size == 1 or shared else None
+    kept = ""
+    if saved:
+        kept = (
+            f"\nthe {job.state.step} finished steps are in {saved}; go on with --resume --out "
+            f"{job.out}"
+        )
+    if not isinstance(error, (ValueError, OSError)):  # a bug of ours: its traceback is wanted
+        print(kept.strip(), file=sys.stderr)
+        return error
+    told = ValueError(f"{error}{kept}")
+    told.shared = shared
+    return told

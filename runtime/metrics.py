@@ -16,19 +16,21 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from data import decode
+from eval import by_family
 from records import KINDS
 from reward import answers_equal, last_boxed
+from runtime.files import append_jsonl, read_jsonl, write_atomic
 
 
 class Clock:
-    """Seconds by phase of one step: `with clock("rollout"): ...`; a phase that runs twice adds up."""
+    """Seconds by phase of one step: `with clock("rollout"): ...`; a phase that runs twice adds up.
+
+    tell(phase): called at each phase's begin, for the watchdog (distributed.World.heartbeat).
+    """
 
     def __init__(self, tell=None):
-        self.seconds, self.begin, self.tell = (
-            {},
-            time.perf_counter(),
-            tell,
-        )  # tell(phase): for the watchdog of parallel.py
+        self.seconds, self.begin, self.tell = {}, time.perf_counter(), tell
 
     @contextmanager
     def __call__(self, phase):
@@ -43,41 +45,111 @@ class Clock:
         return {**self.seconds, "total": time.perf_counter() - self.begin}
 
 
+def reset_counters(engine, teacher):
+    """Before a step: count tokens and waiting from here."""
+    engine.tokens = 0
+    if teacher:
+        teacher.engine.tokens = 0
+        teacher.reset()
+
+
+def step_record(step, groups, adv, reformulation, metrics, clock, job):
+    """The line of metrics.jsonl of a step, the same on every rank; all ranks call this.
+
+    adv: one advantage a sample, in the order of the groups; metrics: what the update returned.
+    """
+    world, teacher, buffer, plain = job.world, job.teacher, job.state.buffer, plain_of(groups)
+    sampled = world.all_reduce({"generated": job.engine.tokens})["generated"]
+
+    def teacher_counts():
+        if not teacher:
+            return 0, 0.0, {}
+        return teacher.engine.tokens, teacher.waited, teacher.judged
+
+    # the teacher's tokens are those that it wrote, and those that it read for a distillation
+    wrote, waited, judged = world.broadcast_from_rank0(teacher_counts)
+    read = metrics.get("read", 0)
+    return {
+        "step": step,
+        "groups": by_kind(groups, adv),
+        "composition": composition(plain, reformulation.teacher_answers),
+        "buffer": {
+            "size": len(buffer),
+            "capacity": buffer.capacity,
+            "occupancy": buffer.occupancy(),
+            **buffer.counts,
+        },
+        "outcomes_by_visits": buffer.outcomes_by_visits(),
+        **metrics,
+        "audit": audit(groups),
+        "too_long": reformulation.too_long,
+        "tokens": {"generated": sampled, "trained": metrics["trained"], "teacher": wrote + read},
+        "teacher_waited": waited,
+        "judged": judged,
+        "seconds": clock.total(),
+        "peak_gb": peak_gb(),
+    }
+
+
+def plain_of(groups):
+    """The plain groups."""
+    return [g for g in groups if g.kind == "plain"]
+
+
+def advantages_by_group(groups, adv):
+    """{group id: its samples' advantages}; adv: one a sample, in the order of the groups."""
+    out, at = {}, 0
+    for g in groups:
+        out[g.id] = adv[at : at + len(g.samples)]
+        at += len(g.samples)
+    return out
+
+
+def heldout_record(results):
+    """Held-out results for the log: {split: {family: [correct, questions]}}, and each question's 0
+    or 1 in their order.
+    """
+    counts = {split: by_family(rows) for split, rows in results.items()}
+    right = {split: "".join(str(int(r)) for *_, r in rows) for split, rows in results.items()}
+    return {"heldout": counts, "heldout_right": right}
+
+
 def count_groups(groups, advantage):
-    """Sums over the samples of some groups. advantage: group id -> list of its samples' advantages."""
+    """Sums over the samples of some groups. advantage: {group id: its samples' advantages}."""
     samples = [s for g in groups for s in g.samples]
     return {
         "groups": len(groups),
         "samples": len(samples),
         "correct": sum(s.reward for s in samples),
-        "flat": sum(g.flat for g in groups),
+        "flat": sum(g.zero_advantage for g in groups),
         "truncated": sum(s.truncated for s in samples),
         "tokens": sum(len(s.response_ids) for s in samples),
         "positive": sum(a > 0 for g in groups for a in advantage[g.id]),
     }
 
 
-def by_kind(groups, advantage):
-    """count_groups of new and replayed plain groups, and of each aided kind (sample.KINDS); all
-    zero where there are none.
+def by_kind(groups, adv):
+    """count_groups of new and replayed plain groups, and of each kind that helps (records.KINDS);
+    all zero where there are none. adv: one advantage a sample, in the order of the groups.
     """
     parts = {name: [] for name in ("new", "replay", *KINDS[1:])}
     for g in groups:
         parts[g.origin if g.kind == "plain" else g.kind].append(g)
+    advantage = advantages_by_group(groups, adv)
     return {name: count_groups(part, advantage) for name, part in parts.items()}
 
 
-def composition(plain, pool):
+def composition(plain, teacher_answers):
     """Fig. 5a: how many plain groups are easy, and how many could become a BCQ and an NCQ (every
     hard one has a wrong rollout).
 
-    pool: {hard group's id: correct teacher answers}.
+    teacher_answers: {hard group's id: correct teacher answers}.
     """
     return {
         "groups": len(plain),
-        "easy": len(plain) - len(pool),
-        "bcq": sum(map(bool, pool.values())),
-        "ncq": len(pool),
+        "easy": len(plain) - len(teacher_answers),
+        "bcq": sum(map(bool, teacher_answers.values())),
+        "ncq": len(teacher_answers),
     }
 
 
@@ -96,12 +168,15 @@ def audit(groups):
         for s in g.samples:
             answer = last_boxed(s.text)
             if g.kind == "bcq":
-                match = [_same(answer, last_boxed(c)) for c in (g.right[0], g.wrong[0])]
+                match = [
+                    _same(answer, last_boxed(c))
+                    for c in (g.correct_candidates[0], g.wrong_candidates[0])
+                ]
                 kind = "positive" if match[0] else "negative" if match[1] else "neither"
                 out["bcq"]["right" if s.reward else "wrong"][kind] += 1
             elif g.kind == "ncq" and answer is not None:
                 out["ncq"]["answers"] += 1
-                out["ncq"]["repeats"] += any(_same(answer, a) for a in g.listed)
+                out["ncq"]["repeats"] += any(_same(answer, a) for a in g.listed_answers)
     return out
 
 
@@ -120,53 +195,27 @@ def peak_gb():
 
 class Log:
     """metrics.jsonl and samples.jsonl of a run folder, cut back to `step` (-1: emptied) when a run
-    resumes; optional TensorBoard, W&B.
+    resumes; optional TensorBoard, W&B. On rank 0.
 
     Raises ValueError when --tensorboard or --wandb is asked for and the package is missing.
     """
 
-    def __init__(self, out, step=0, tensorboard=False, wandb=False, config=None):
-        self.out = Path(out)
+    def __init__(self, out, tokenizer, step=-1, tensorboard=False, wandb=False, config=None):
+        self.out, self.tokenizer = Path(out), tokenizer
         for name in ("metrics.jsonl", "samples.jsonl"):
-            _cut(self.out / name, step)
-        self.board = self.run = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError(
-                    "--tensorboard needs the package: pip install tensorboard"
-                ) from None
-            self.board = SummaryWriter(self.out / "tensorboard", purge_step=step + 1)
-        if wandb:
-            try:
-                import wandb as package
-            except ImportError:
-                raise ValueError("--wandb needs the package: pip install wandb") from None
-            try:
-                self.run = package.init(
-                    project="zppo",
-                    name=self.out.name,
-                    id=self.out.name,
-                    dir=self.out,
-                    config=config,
-                    resume="allow",
-                )
-            except Exception as e:
-                raise ValueError(
-                    f"--wandb: {e}; run `wandb login`, or set WANDB_MODE=offline"
-                ) from e
+            # what a killed run wrote after its last checkpoint will be written again
+            kept = [r for r in read_jsonl(self.out / name) if r["step"] <= step]
+            if (self.out / name).is_file():
+                write_atomic(self.out / name, "".join(json.dumps(r) + "\n" for r in kept))
+        self.board = open_tensorboard(self.out, step) if tensorboard else None
+        self.run = open_wandb(self.out, config) if wandb else None
 
     def restore(self, record):
         """Write the record of the last finished step if a full disk kept it from being written."""
-        rows = (
-            (self.out / "metrics.jsonl").read_text(encoding="utf-8").split("\n") if record else []
-        )
-        if (
-            record
-            and json.loads(rows[-2] if len(rows) > 1 else '{"step": -1}')["step"] < record["step"]
-        ):
-            self.metrics(record)
+        if record:
+            rows = read_jsonl(self.out / "metrics.jsonl")
+            if not rows or rows[-1]["step"] < record["step"]:
+                self.metrics(record)
 
     def close(self):
         """Let TensorBoard and W&B write what they still hold."""
@@ -177,30 +226,73 @@ class Log:
 
     def metrics(self, record):
         """Append one step's record."""
-        _append(self.out / "metrics.jsonl", [record])
-        flat = dict(_flatten(record))
+        append_jsonl(self.out / "metrics.jsonl", [record])
+        numbers = dict(_flatten(record))
         if self.board:
-            for key, value in flat.items():
+            for key, value in numbers.items():
                 self.board.add_scalar(key, value, record["step"])
         if self.run:
-            self.run.log(flat, step=record["step"])
+            self.run.log(numbers, step=record["step"])
 
-    def samples(self, step, groups, advantage, show, tokenizer):
-        """Write the groups of the `show` question ids: prompt, images, responses, rewards,
-        advantages.
+    def step(self, record, groups, adv, show):
+        """Append a step's record, and some of its groups for people: prompt, images, responses,
+        rewards, advantages.
         """
-        _append(
-            self.out / "samples.jsonl",
-            [
-                _group_record(step, g, advantage[g.id], tokenizer)
-                for g in groups
-                if g.question.id in show
-            ],
-        )
+        self.metrics(record)
+        chosen, advantage = shown_questions(groups, show), advantages_by_group(groups, adv)
+        shown = [g for g in groups if g.question.id in chosen]
+        rows = [group_record(record["step"], g, advantage[g.id], self.tokenizer) for g in shown]
+        append_jsonl(self.out / "samples.jsonl", rows)
 
 
-def _group_record(step, g, advantage, tokenizer):
+def open_tensorboard(out, step):
+    """A SummaryWriter in the run folder. Raises ValueError where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs the package: pip install tensorboard") from None
+    return SummaryWriter(out / "tensorboard", purge_step=step + 1)
+
+
+def open_wandb(out, config):
+    """A W&B run of the folder's name. Raises ValueError."""
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("--wandb needs the package: pip install wandb") from None
+    names = {"project": "zppo", "name": out.name, "id": out.name}
+    try:
+        return wandb.init(**names, dir=out, config=config, resume="allow")
+    except Exception as e:
+        raise ValueError(f"--wandb: {e}; run `wandb login`, or set WANDB_MODE=offline") from e
+
+
+def shown_questions(groups, k):
+    """Ids of the questions whose groups are written to samples.jsonl: up to k, reformulated ones
+    first, and a solved one.
+    """
+    if not k:
+        return set()
+    reformulated = [g.question.id for g in groups if g.kind != "plain"]
+    plain = [g.question.id for g in plain_of(groups)]
+    solved = [g.question.id for g in plain_of(groups) if g.mean_reward == 1]
+    return {*list(dict.fromkeys(reformulated + plain))[:k], *solved[:1]}
+
+
+def group_record(step, g, advantage, tokenizer):
+    """A group as a line of samples.jsonl."""
     prompt = g.samples[0].prompt
+    responses = [
+        {
+            "text": s.text,
+            "reward": s.reward,
+            "advantage": a,
+            "truncated": s.truncated,
+            "tokens": len(s.response_ids),
+            "answer": last_boxed(s.text),
+        }
+        for s, a in zip(g.samples, advantage)
+    ]
     return {
         "step": step,
         "kind": g.kind,
@@ -209,22 +301,12 @@ def _group_record(step, g, advantage, tokenizer):
         "source": g.question.source,
         "question": g.question.question,
         "answer": g.question.answer,
-        "images": [_data_uri(i) for i in (*prompt.images, *prompt.video)],
+        "images": [_data_uri(i) for i in decode((*prompt.images, *prompt.video), g.question.id)],
         "prompt": tokenizer.decode(prompt.ids),
-        "mean_reward": g.mean,
-        "right": g.right,
-        "wrong": g.wrong,
-        "responses": [
-            {
-                "text": s.text,
-                "reward": s.reward,
-                "advantage": a,
-                "truncated": s.truncated,
-                "tokens": len(s.response_ids),
-                "answer": last_boxed(s.text),
-            }
-            for s, a in zip(g.samples, advantage)
-        ],
+        "mean_reward": g.mean_reward,
+        "right": g.correct_candidates,
+        "wrong": g.wrong_candidates,
+        "responses": responses,
     }
 
 
@@ -234,32 +316,6 @@ def _data_uri(image, limit=320):
     png = io.BytesIO()
     image.save(png, format="PNG")
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-
-
-def _append(path, records):
-    try:
-        with open(path, "a", encoding="utf-8") as f:
-            f.write("".join(json.dumps(r) + "\n" for r in records))
-    except OSError as e:
-        raise OSError(f"{path}: {e.strerror}") from e
-
-
-def _cut(path, step):
-    """Keep the lines of steps up to `step`: what a killed run wrote after its last checkpoint will
-    be written again.
-    """
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            continue  # the torn last line of a killed run
-    tmp = Path(f"{path}.tmp")
-    tmp.write_text("".join(kept), encoding="utf-8")
-    tmp.replace(path)
 
 
 def _flatten(value, prefix=""):

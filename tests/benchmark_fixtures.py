@@ -13,20 +13,7 @@ right (the scripted judge says so); `low` without a judge and all of those wrong
 
 import benchmark_fixtures_vision  # noqa: F401  its cases
 import datasets
-from benchmark_tools import (  # noqa: F401  for the tests
-    CASES,
-    CUT,
-    PIC,
-    THINK,
-    b64,
-    box,
-    case,
-    clip,
-    lettered,
-    png,
-    save,
-    write,
-)
+from benchmark_tools import CASES, CUT, PIC, THINK, b64, box, case, clip, lettered, png, save, write  # noqa: F401  for the tests
 from PIL import Image
 
 # fmt: off

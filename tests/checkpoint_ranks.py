@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import model  # noqa: E402
+import tiny  # noqa: E402
 from config import flags  # noqa: E402
 from distributed import connect, leave, policy_of, roles, whole  # noqa: E402
 from runtime import checkpoint  # noqa: E402
-from tiny import world as tiny  # noqa: E402
 
 
 def trained(lm, optimizer):

@@ -8,8 +8,8 @@ import copy
 import os
 import sys
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -29,22 +29,29 @@ settings.register_profile(
 )
 settings.load_profile("zppo")
 
+import tiny  # noqa: E402
+from baselines import FrozenTeacher  # noqa: E402
+from buffer import Buffer  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from distributed import World  # noqa: E402
 from engines.base import Engine  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
+from policy import shard_policy  # noqa: E402
 from records import Group, Sample  # noqa: E402
-from run import Run, prompt_of  # noqa: E402
-from teacher import Cache, Teacher  # noqa: E402
-from tiny import world as tiny  # noqa: E402
+from rollout import prompt_of  # noqa: E402
+from runtime import launch  # noqa: E402
+from runtime.checkpoint import Checkpoints, RunState  # noqa: E402
+from runtime.memo import Memo  # noqa: E402
+from runtime.metrics import Log  # noqa: E402
+from teacher import Teacher  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
 
 
 @pytest.fixture(scope="session")
 def lm():
-    """A random Qwen3.5 vision-language model. Shared: a test that changes weights takes `fresh_lm`."""
+    """A random Qwen3.5. Shared: a test that changes weights takes `fresh_lm`."""
     return tiny.new_model(0)
 
 
@@ -91,19 +98,14 @@ def rollouts():
 
     def make(engine, questions, rewards, cfg, seed=0, kind="plain"):
         prompts = [prompt_of(engine.lm, q, q.question, cfg) for q in questions]
-        drawn = engine.sample(prompts, cfg.n, cfg.max_response, seed, cfg.temperature)
-        return [
-            Group(
-                i,
-                kind,
-                "new",
-                q,
-                tuple(
-                    replace(s, group_id=i, question_id=q.id, reward=r) for s, r in zip(samples, rs)
-                ),
-            )
-            for i, q, samples, rs in zip(count(), questions, drawn, rewards)
-        ]
+        drawn = engine.sample(prompts, cfg.group_size, cfg.max_response, seed, cfg.temperature)
+        groups = []
+        for i, (q, samples, rs) in enumerate(zip(questions, drawn, rewards)):
+            graded = [
+                replace(s, group_id=i, question_id=q.id, reward=r) for s, r in zip(samples, rs)
+            ]
+            groups.append(Group(i, kind, "new", q, tuple(graded)))
+        return groups
 
     return make
 
@@ -119,29 +121,10 @@ class Scripted(Engine):
         super().__init__(lm)
         self.reply, self.calls, self.asked, self.queue = reply, [], {}, []
 
-    def submit(
-        self,
-        key,
-        prompt,
-        n,
-        max_new_tokens,
-        seed,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        presence_penalty=0.0,
-    ):
+    def submit(self, key, prompt, n, max_new_tokens, seed, temperature=1.0, top_p=1.0, **more):
         if not self.queue:
-            self.calls.append(
-                {
-                    "prompts": [],
-                    "n": n,
-                    "max_new_tokens": max_new_tokens,
-                    "seeds": [],
-                    "temperature": temperature,
-                    "top_p": top_p,
-                }
-            )
+            settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+            self.calls.append({"prompts": [], "n": n, "seeds": [], "top_p": top_p, **settings})
         self.calls[-1]["prompts"].append(prompt)
         self.calls[-1]["seeds"].append(seed)
         self.queue.append((key, prompt, n))
@@ -178,38 +161,44 @@ def scripted():
 
 
 @pytest.fixture
-def make_run(lm, tmp_path):
-    """A run.Run on the tiny model, as start.open_all makes it; with `reply`, its teacher is
+def make_job(lm, tmp_path):
+    """A launch.Job on the tiny model, as launch.open_job makes it; with `reply`, its teacher is
     Scripted.
     """
     made = []
 
-    def make(cfg, reply=None, questions=(), student=None):
-        cfg.resume_from = ""
+    def make(cfg, reply=None, questions=(), student=None, method=None, distiller=None):
+        student, world = student or lm, World()
         out = tmp_path / f"run{len(made)}"
         out.mkdir()
-        teacher = Teacher(
-            Scripted(lm, reply) if reply else HFEngine(lm),
-            Cache(out / "teacher.jsonl", "t"),
-            cfg.teacher_n,
-            cfg.max_response,
-            cfg.seed,
-            cfg.max_summary,
-            cfg.temperature,
-            cfg.top_p,
-            cfg.fresh_teacher,
-            cfg.teacher_max,
+        engine = Scripted(lm, reply) if reply else HFEngine(lm)
+        teacher = Teacher(engine, Memo(out / "teacher.jsonl", "t"), cfg)
+        policy = shard_policy(student, world, FrozenTeacher(distiller) if distiller else None)
+        optimizer = launch.adamw(student.net, cfg)
+        state = RunState(Buffer(cfg.capacity, cfg.tau), Random(cfg.seed))
+        checkpoints = Checkpoints(out / "checkpoints", cfg, student, optimizer, world, teacher)
+        job = launch.Job(
+            world,
+            policy,
+            optimizer,
+            HFEngine(student),
+            teacher,
+            in_memory(questions),
+            {},
+            state,
+            checkpoints,
+            Log(out, student.tokenizer),
+            out,
+            same_tokens=True,
+            method=method,
         )
-        run = Run(
-            cfg, World(), student or lm, HFEngine(student or lm), teacher, in_memory(questions), out
-        )
-        run.same_tokens = True
-        made.append(run)
-        return run
+        job.resources.callback(teacher.close)
+        made.append(job)
+        return job
 
     yield make
-    for run in made:
-        run.teacher.close()
+    for job in made:
+        job.close()
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tiny  # noqa: E402
 import train  # noqa: E402
 from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
-from distributed import connect, leave, named_weights, roles, whole  # noqa: E402
+from distributed import connect, full_state_dict, leave, roles, whole  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
-from run import Run  # noqa: E402
 from runtime.metrics import Clock  # noqa: E402
-from tiny import world as tiny  # noqa: E402
 
 
 def main(source, target, *argv):
@@ -71,7 +70,7 @@ def main(source, target, *argv):
         numbers = train.distill(run, [s for g in groups for s in g.samples], Clock())
     else:
         numbers = train.update(run, groups, given["adv"], Clock())
-    weights = {name: w.clone() for name, w in named_weights(student)}
+    weights = {name: w.clone() for name, w in full_state_dict(student)}
     if world.rank == 0:
         torch.save(
             {

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import evaluation.suite as ev
+import tiny
 from engines.hf import HFEngine
 from eval import SPLITS, evaluate
 from model import load
-from tiny import world as tiny
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -17,9 +17,10 @@ import loss
 import model
 import train
 from config import flags
-from distributed import Policy, World
+from distributed import World
 from engines.hf import HFEngine
 from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
+from policy import Policy
 from runtime.metrics import Clock
 
 # ---- advantages (Eqs. 2-3) -----------------------------------------------------------------------
@@ -526,7 +527,7 @@ def step(questions, rollouts):
     """Three groups of two samples: image, text, video; rewards 1 0 | 1 0 | 0 0, so that the last
     group is flat.
     """
-    from tiny import world as tiny
+    import tiny
 
     lm = tiny.new_model(0)
     cfg = flags(["--n", "2", "--iterations", "1", "--max-response", "40", "--grad-clip", "1e9"])

@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from test_train import N, World, buffers, names, of, second_reading, signals  # noqa: F401
 
 import model
+import tiny
 import train
 from config import DISTILL, flags
 from distributed import Roles, policy_of
 from records import Ask
-from run import prompt_of
+from rollout import prompt_of
 from runtime import launch as start
 from runtime.metrics import Clock
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import reformulate
+import tiny
 import train
 from processor import CLOSER, control_strings
 from records import Ask, Group, Sample
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, fill, hardest, ncq
-from run import prompt_of
+from rollout import prompt_of
 from runtime import launch as start
-from tiny import world as tiny
 
 LM = tiny.new_model(0)
 

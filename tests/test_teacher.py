@@ -877,7 +877,7 @@ def test_get_is_not_a_door_into_the_cache(tmp_path):
 
 def test_fingerprint(tmp_path):
     import model
-    from tiny import world as tiny
+    import tiny
 
     names = []
     for seed in (0, 1, 0):

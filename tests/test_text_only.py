@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import run
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import model
-import run
 import teacher
+import tiny
 import train
 from records import Ask, Sample
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

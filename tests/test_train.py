@@ -27,13 +27,13 @@ import buffer
 import loss
 import model
 import reformulate
+import tiny
 import train
 from data import Question, take
-from distributed import Policy
 from engines.hf import HFEngine
-from run import prompt_of
+from policy import Policy
+from rollout import prompt_of
 from runtime.metrics import Clock
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent
 N = 8  # samples a prompt in the scripted runs
@@ -250,11 +250,11 @@ def test_the_teacher_is_asked_exactly_the_hard_questions(play, tau):
         }
         assert sorted(step["asked"]) == sorted(hard)
         assert set(names(of(step, "bcq", "ncq"))) <= hard and step["summarized"] <= hard
-    easy = {g.question.id for s in world.steps for g in of(s, "plain") if g.mean >= tau} - {
+    easy = {g.question.id for s in world.steps for g in of(s, "plain") if g.mean_reward >= tau} - {
         q for s in world.steps for q in s["asked"]
     }
     assert easy and any(
-        g.mean == tau for s in world.steps for g in of(s, "plain")
+        g.mean_reward == tau for s in world.steps for g in of(s, "plain")
     )  # both sides of the border were there
 
 
@@ -392,12 +392,12 @@ def test_advantages_by_hand(play, norm):
             wrong = [a for a, s in zip(adv[i * N :], g.samples) if not s.reward]
             assert (
                 all(a > 0 for a in right) and all(a < 0 for a in wrong)
-                if not g.flat
+                if not g.zero_advantage
                 else set(adv[i * N :][:N]) == {0.0}
             )
         per_question = Counter(names(groups))
         assert any(n >= 3 for n in per_question.values())
-    assert any(g.flat for s in world.steps for g in s["groups"])
+    assert any(g.zero_advantage for s in world.steps for g in s["groups"])
     first = {
         (g.question.id, g.kind): sum(s.reward for s in g.samples) for g in world.steps[0]["groups"]
     }
@@ -423,7 +423,7 @@ def test_what_is_logged_is_what_was_trained_on(play):
                 s.reward for g in groups for s in g.samples
             )
             assert want["positive"] == sum(
-                s.reward for g in groups if not g.flat for s in g.samples
+                s.reward for g in groups if not g.zero_advantage for s in g.samples
             )
 
 
@@ -564,12 +564,12 @@ def rollout(cfg_of):
         prompt_of(lm, q, reformulate.ncq(q.question, t, [str(w)], rng), cfg)
         for q, t, w in zip(pool, texts, wrong)
     ]
-    drawn = HFEngine(lm).sample(prompts, cfg.n, cfg.max_response, 3, cfg.temperature)
+    drawn = HFEngine(lm).sample(prompts, cfg.group_size, cfg.max_response, 3, cfg.temperature)
     groups = [train_group(i, q, samples) for i, q, samples in zip(count(), pool, drawn)]
     adv = loss.advantages(
         [s.reward for g in groups for s in g.samples], [g.id for g in groups for _ in g.samples]
     ).tolist()
-    assert sum(not g.flat for g in groups) >= 6
+    assert sum(not g.zero_advantage for g in groups) >= 6
     return cfg, groups, adv
 
 
@@ -602,7 +602,7 @@ def margin(lm, groups, cfg):
     out = []
     with torch.no_grad():
         for g in groups:
-            if not g.flat:
+            if not g.zero_advantage:
                 logp, _ = Policy(lm)(list(g.samples), cfg.temperature)
                 each = [
                     float(x.sum()) for x in logp.split([len(s.response_ids) for s in g.samples])

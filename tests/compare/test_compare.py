@@ -22,12 +22,12 @@ import matplotlib
 import matplotlib.image
 import pytest
 
+import tiny
 from compare import study as compare
 from compare.study import plot as compare_plot
 from compare.study import table as ct
 from config import comparable, flags
 from figures import plot
-from tiny import world as tiny
 
 LABELS = {name: label for name, (label, _) in compare.ARMS.items()}
 

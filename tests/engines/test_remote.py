@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from engines.remote import Fleet, Mailbox, Pool, Post, listen, new_key, serve
 from PIL import Image
 
 from data import decode
@@ -24,7 +25,6 @@ from engines import client as url_engine
 from engines import remote
 from engines.client import URLEngine, strip
 from engines.hf import HFEngine
-from engines.remote import Fleet, Mailbox, Pool, Post, listen, new_key, serve
 from model import load, text_side
 from processor import encode
 from teacher import Cache, Teacher

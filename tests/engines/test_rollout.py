@@ -13,12 +13,13 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import model
-from distributed import Policy
-from engines.base import Stopped, open_engine, seed_of
+import tiny
+from engines import open_engine
+from engines.base import Stopped, seed_of
 from engines.hf import HFEngine, choose, draws
+from policy import Policy
 from processor import encode
-from run import prompt_of
-from tiny import world as tiny
+from rollout import prompt_of
 
 TOLERANCE = 1e-4  # nats; fp32, two orders of summation
 

@@ -22,14 +22,16 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+
 import model  # noqa: E402
+import tiny  # noqa: E402
 from config import flags  # noqa: E402
-from distributed import Policy  # noqa: E402
-from engines.base import Stopped, open_engine  # noqa: E402
+from engines import open_engine  # noqa: E402
+from engines.base import Stopped  # noqa: E402
 from loss import mask_logits  # noqa: E402
+from policy import Policy  # noqa: E402
 from processor import encode  # noqa: E402
-from run import prompt_of  # noqa: E402
-from tiny import world as tiny  # noqa: E402
+from rollout import prompt_of  # noqa: E402
 
 pytestmark = [
     pytest.mark.vllm,

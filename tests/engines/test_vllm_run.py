@@ -63,7 +63,7 @@ def run(out, start, heldout):
 
 @pytest.fixture(scope="module")
 def heldout(tmp_path_factory):
-    from tiny import world as tiny
+    import tiny
 
     file = tmp_path_factory.mktemp("heldout") / "q.jsonl"
     file.write_text(

@@ -14,10 +14,10 @@ import re
 import string
 
 import pytest
+from rapidfuzz.distance import Levenshtein
 from test_scorers import item
 
 from evaluation import letters, trees
-from evaluation import ocrbench as o
 from evaluation import scorers as s
 
 # ---- agreement with public implementations -------------------------------------------------------
@@ -64,7 +64,7 @@ def test_edit_distance_and_tree_distance_agree():
 
     zss = pytest.importorskip("zss")
     for answer, (gold, _) in pairs(200, 1):
-        assert o.Levenshtein.distance(answer, gold) == nltk.edit_distance(answer, gold)
+        assert Levenshtein.distance(answer, gold) == nltk.edit_distance(answer, gold)
 
     def convert(node):
         out = zss.Node(node.name)

@@ -461,7 +461,7 @@ def test_every_option_order_keeps_its_gold():
 
 
 def test_think_is_needed_for_an_answer_that_was_cut():
-    from evaluation.letters import final
+    from judge import final
 
     assert (
         final(CUT, truncated=True) == ""

@@ -20,12 +20,12 @@ from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 import model
+import tiny
 import train
 from engines.hf import HFEngine
 from processor import encode
 from runtime import checkpoint
 from runtime.metrics import Clock
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent.parent
 

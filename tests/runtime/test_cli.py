@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import config
+import tiny
 import train
-from tiny import world as tiny
 
 
 def fails(capsys, *flags):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from evaluation.judge import parse
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = [

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import tiny
 from runtime import checkpoint
-from tiny import world as tiny
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = [

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tiny
 from data import decode
 from model import from_parts
 from processor import CLOSER, control_strings, encode
 from reformulate import TAGS, bcq, ncq
-from run import prompt_of
-from tiny import world as tiny
+from rollout import prompt_of
 
 HARMLESS = "What is 2+2?"
 

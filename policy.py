@@ -1,0 +1,293 @@
+"""The trained model as one unit, and the update of ZPPO section 3.3 on the groups of one rollout
+step.
+
+    policy = shard_policy(lm, World())                          # lm: model.load("some/folder")
+    optimizer = torch.optim.AdamW(lm.net.parameters(), lr=1e-6)
+    metrics = update(policy, optimizer, groups, advantages, cfg, World())
+
+The unit is samples in, log-probs out, in one forward: what FSDP wraps, so that head and embedding
+are read while gathered (a head read outside of the wrapped forward loses the other ranks' gradients
+without a word). On several ranks every one calls `update` with the same groups; what is split is
+the micro-batches. Rows without advantage have no gradient: they count in the denominator and run no
+backward.
+"""
+
+import math
+import random
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from distributed import init_process_group
+from loss import chunked_logp, policy_loss_sum, tis_weight
+from model import collate, response_hidden
+
+
+class Policy(nn.Module):
+    """Samples in, log-probs out. teacher: baselines.FrozenTeacher, for the divergence of the
+    distillation baselines in the same forward; else None.
+    """
+
+    def __init__(self, lm, teacher=None, always_look=False):
+        super().__init__()
+        self.net, self.teacher = lm.net, teacher
+        self.always_look = always_look and lm.image_processor is not None
+        object.__setattr__(self, "lm", lm)  # not a submodule: its net is one already
+
+    def forward(self, samples, temperature=1.0, distill=False):
+        """samples: list of Sample. Returns (N,) log-probs and (N,) entropies of their N response
+        tokens, row by row; with distill the sum and the (N,) divergences instead.
+        """
+        lm = self.lm
+        hidden, tokens = response_hidden(lm, collate(lm, samples), self.always_look)
+        if distill:
+            return self.teacher(samples, hidden, lm.head, lm.banned, temperature)
+        return chunked_logp(hidden, lm.head, tokens, lm.banned, temperature)
+
+
+def shard_policy(lm, world, teacher=None, checkpointing=False):
+    """The Policy of an LM; FSDP2 over the student ranks where there are several or the device is a
+    GPU.
+
+    checkpointing: keep one hidden state a block and compute the rest again in the backward pass (in
+    training mode). One unit a decoder block, one for all else (embedding, head, vision tower: small
+    beside the blocks, and a batch without images must not make a rank skip a collective). Masters
+    stay float32; lm.compute is what is gathered and multiplied.
+    """
+    policy = Policy(lm, teacher, always_look=world.size > 1)
+    if checkpointing:
+        lm.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if world.size == 1 and not world.device.startswith("cuda"):
+        return policy
+    if not dist.is_initialized():
+        init_process_group(world, dist.HashStore())
+    precision = MixedPrecisionPolicy(
+        param_dtype=lm.compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    mesh = dist.init_device_mesh(world.device.partition(":")[0], (world.size,))
+    settings = {"mesh": mesh, "mp_policy": precision}
+    if teacher:
+        for block in teacher.lm.blocks():
+            fully_shard(block, **settings)
+        # kept whole after its forward: the backward of the divergence reads the teacher's head too
+        fully_shard(teacher, **settings, reshard_after_forward=False)
+    for block in lm.blocks():
+        fully_shard(block, **settings)
+    fully_shard(policy, **settings, reshard_after_forward=False)
+    lm.sharded = True
+    return policy
+
+
+def full_tensor(tensor):
+    """A possibly sharded tensor as a whole; every rank has to call this in the same order."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_state_dict(lm, dtype=None):
+    """(name, full tensor) of every parameter, one after the other, so that never a second copy of
+    the model exists.
+
+    Collective: every rank iterates over all of it. dtype: cast before it is gathered, which halves
+    the traffic of bfloat16.
+    """
+    shards = not lm.sharded or all(isinstance(p, DTensor) for p in lm.net.parameters())
+    assert shards, "a forward without a backward leaves the root's parameters whole: reshard() it"
+    for name, p in lm.net.named_parameters():
+        p = p.detach()
+        yield name, full_tensor(p if dtype is None else p.to(dtype))
+
+
+# ---- the update ----------------------------------------------------------------------------------
+
+
+def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=None):
+    """I gradient updates (cfg.iterations, Table 8) on the groups of one rollout step; every sampled
+    token is used in exactly one of them.
+
+    advantages: one float a sample, in the order of the groups. rng: random.Random, deals the groups
+    to minibatches, the same on every rank. clock: metrics.Clock, times the phases "old_logp" and
+    "update". Of the samples without advantage cfg.flat_share is measured, for entropy and log-prob
+    gap. Returns the metrics: sums over the step and over all ranks, divided once. Raises ValueError
+    when the gradient is not finite.
+    """
+    rng = rng or random.Random(cfg.seed)
+    clock = clock or (lambda phase: nullcontext())
+    rows = list(zip([s for g in groups for s in g.samples], advantages))  # (Sample, advantage)
+    minibatches = split_minibatches(rows, cfg, rng)
+    # The same micro-batches for old_logp and for the update: in bf16 another grouping alone moves
+    # the ratios.
+    active = [[row for row in minibatch if row[1] != 0] for minibatch in minibatches]
+    batches = [shard_micro_batches(a, cfg.micro_tokens, world) for a in active]
+
+    metrics = UpdateMetrics()
+    with clock("old_logp"), torch.no_grad():
+        # Before any step logp is old_logp, so the first minibatch's comes from its own update.
+        old_logps = [[None] * len(batches[0])]
+        for some in batches[1:]:
+            old_logps.append([_old_logp(policy, b, w, cfg, metrics) for b, w in some])
+        measure_zero_advantage(policy, rows, cfg, world, rng, metrics)
+
+    norms = []
+    with clock("update"):
+        for minibatch, some, old in zip(minibatches, batches, old_logps):
+            n_tokens = max(1, count_tokens(minibatch))  # of the whole minibatch, on all ranks
+            with optimizer_step(policy, optimizer, cfg, norms):
+                for (batch, weight), old_logp in zip(some, old):
+                    loss = _batch_loss(policy, batch, weight, old_logp, cfg, metrics)
+                    # FSDP averages gradients over the ranks; this is a sum
+                    (loss * weight * world.size / n_tokens).backward()
+                    world.heartbeat()
+    return metrics.reduce(world, count_tokens(rows)) | {"grad_norm": sum(norms) / len(norms)}
+
+
+def split_minibatches(rows, cfg, rng):
+    """The rows of a step, dealt by group to cfg.iterations minibatches; rng: random.Random."""
+    n = cfg.group_size
+    groups = [rows[i : i + n] for i in range(0, len(rows), n)]
+    rng.shuffle(groups)
+    return [sum(groups[k :: cfg.iterations], []) for k in range(cfg.iterations)]
+
+
+def count_tokens(rows):
+    """Response tokens of rows (Sample, advantage)."""
+    return sum(len(s.response_ids) for s, _ in rows)
+
+
+def _batch_loss(policy, batch, weight, old_logp, cfg, metrics):
+    """The summed policy loss of a micro-batch (section 3.3, Table 8), before any denominator."""
+    with policy.lm.autocast():
+        logp, entropy = policy([s for s, _ in batch], cfg.temperature)
+    sampler_logp = _sampler_logp(batch, logp)
+    if old_logp is None:
+        old_logp = logp.detach()
+        metrics.add_rollout(old_logp, sampler_logp, entropy, weight)
+    tokens = [a for s, a in batch for _ in s.response_ids]
+    advantage = torch.tensor(tokens, device=logp.device, dtype=logp.dtype)
+    tis = tis_weight(old_logp, sampler_logp, cfg.tis) if cfg.tis else None
+    clips = cfg.clip_low, cfg.clip_high, cfg.dual_clip
+    loss, stats = policy_loss_sum(logp, old_logp, advantage, *clips, tis)
+    metrics.add_loss(loss, stats, weight)
+    return loss
+
+
+def _old_logp(policy, batch, weight, cfg, metrics):
+    with policy.lm.autocast():
+        logp, entropy = policy([s for s, _ in batch], cfg.temperature)
+    metrics.add_rollout(logp, _sampler_logp(batch, logp), entropy, weight)
+    return logp
+
+
+def _sampler_logp(batch, like):
+    return torch.tensor([x for s, _ in batch for x in s.sampler_logp], device=like.device)
+
+
+def measure_zero_advantage(policy, rows, cfg, world, rng, metrics):
+    """Entropy and log-prob gap of a share of the rows without advantage, each standing for
+    1 / share of them.
+    """
+    idle = [row for row in rows if row[1] == 0]
+    chosen = rng.sample(idle, math.ceil(cfg.flat_share * len(idle)))
+    for batch, weight in shard_micro_batches(chosen, cfg.micro_tokens, world):
+        _old_logp(policy, batch, weight * len(idle) / len(chosen), cfg, metrics)
+
+
+@contextmanager
+def optimizer_step(policy, optimizer, cfg, norms):
+    """One optimizer step on the gradients that are accumulated inside; appends their global norm,
+    before it is clipped.
+    """
+    net = policy.lm.net
+    if policy.lm.sharded:
+        policy.reshard()  # a forward without a backward leaves the root's parameters whole
+    # zeros, not None: a minibatch with nothing to learn is legal, and momentum goes on
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
+    net.train(cfg.checkpointing)  # transformers recomputes activations in training mode only
+    yield
+    net.eval()
+    norm = full_tensor(torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.grad_clip))
+    norms.append(float(norm))
+    if not math.isfinite(norms[-1]):
+        raise ValueError(
+            f"the gradient norm is {norms[-1]}; lower --lr, or look at the last samples"
+        )
+    optimizer.step()
+
+
+def micro_batches(rows, budget):
+    """Rows (sample, advantage) in lists of at most `budget` padded tokens each, at least one row;
+    neighbours in length together.
+    """
+
+    def length(row):
+        return len(row[0].prompt.ids) + len(row[0].response_ids)
+
+    batches, longest = [], 0
+    for row in sorted(rows, key=length, reverse=True):  # stable
+        if batches and (len(batches[-1]) + 1) * longest <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+            longest = length(row)
+    return batches
+
+
+def shard_micro_batches(rows, budget, world):
+    """This rank's share of the micro-batches as (rows, weight): equally many on every rank, or FSDP
+    would wait for ever. weight is 0.0 for a repeat that only fills up, else 1.0.
+    """
+    batches = micro_batches(rows, budget)
+    share = [(batch, 1.0) for batch in batches[world.rank :: world.size]]
+    missing = math.ceil(len(batches) / world.size) - len(share)
+    return share + [(batch, 0.0) for batch in batches[:1]] * missing
+
+
+class UpdateMetrics:
+    """Sums of one update, over micro-batches and then ranks, divided once at the end."""
+
+    def __init__(self):
+        names = "entropy gap gap_max outside tokens loss clipped dual_clipped trained"
+        self.sums = dict.fromkeys(names.split(), 0.0) | {"ratio_max": 1.0}
+
+    def add_rollout(self, logp, sampler_logp, entropy, weight):
+        """A micro-batch before its update: |old_logp - sampler_logp| and entropy, in nats."""
+        if not weight or not len(logp):
+            return
+        gap = (logp - sampler_logp).abs()
+        self.sums["entropy"] += weight * float(entropy.sum())
+        self.sums["gap"] += weight * float(gap.sum())
+        self.sums["outside"] += weight * float((gap > math.log(1.1)).sum())
+        self.sums["tokens"] += weight * len(logp)
+        self.sums["gap_max"] = max(self.sums["gap_max"], float(gap.max()))
+
+    def add_loss(self, loss, stats, weight):
+        """A micro-batch's summed loss and loss.policy_loss_sum's stats."""
+        if not weight:
+            return
+        self.sums["loss"] += float(loss.detach())
+        self.sums["trained"] += stats["tokens"]
+        self.sums["clipped"] += stats["clipped"]
+        self.sums["dual_clipped"] += stats["dual_clipped"]
+        self.sums["ratio_max"] = max(self.sums["ratio_max"], stats["ratio_max"])
+
+    def reduce(self, world, all_tokens):
+        """The metrics to log; all_tokens: response tokens of the step, the denominator of what the
+        samples without advantage have a share in.
+        """
+        total = world.all_reduce(self.sums, largest=("gap_max", "ratio_max"))
+        measured, all_tokens = max(1, total["tokens"]), max(1, all_tokens)
+        return {
+            "loss": total["loss"] / all_tokens,
+            "entropy": total["entropy"] / measured,
+            "clip_share": total["clipped"] / all_tokens,
+            "dual_clip_share": total["dual_clipped"] / all_tokens,
+            "ratio_max": total["ratio_max"],
+            "gap_mean": total["gap"] / measured,
+            "gap_max": total["gap_max"],
+            "gap_outside": total["outside"] / measured,
+            "trained": int(total["trained"]),
+        }
