@@ -107,6 +107,8 @@ def write(name, root):
 class Answers:
     """An engine that gives the replies in order; CUT comes back as truncated."""
 
+    remote = False
+
     def __init__(self, lm, replies):
         self.lm, self.replies, self.calls = lm, list(replies), []
 
