@@ -136,8 +136,10 @@ def fold(text):
 # looking ahead for what is chosen, so that a phrase inside of another one is found, too
 _PHRASE = re.compile(
     # "the answer is ...", "Answer: ...", "the correct option is ..."
-    r"(?:\banswer|\b(?:correct|right|best)\s+(?:option|choice))\s*(?P<no1>is\s*not\b|isn['’]t)?"
-    r"(?:\s*(?:is|would\s+be|should\s+be))?\s*[:：]?\s*(?=(?P<a>.{1,60}))"
+    r"(?:\banswer(?:\s+to\s+th(?:e|is)\s+question)?|\b(?:correct|right|best)\s+(?:option|choice)"
+    r"|\b(?:i|we)(?:\s+would|['’]d)?\s+(?:choose|select|pick|go\s+with))"
+    r"\s*(?P<no1>is\s*not\b|isn['’]t)?(?:\s*(?:is|would\s+be|should\s+be))?"
+    r"(?:\s+(?:indeed|clearly|therefore|thus))?\s*[:：=>–—-]?\s*(?=(?P<a>.{1,60}))"
     # 答案是 ..., 正确选项为 ..., 正确的是 ...
     r"|(?:答案|正确的?选项|正确的?(?=[是为]))\s*(?P<no2>不)?(?:应该|应当|应|就)?\s*"
     r"(?:选项|选择|[是为選选])*\s*[:：]?\s*(?=(?P<b>.{1,60}))"
@@ -193,10 +195,10 @@ def _letter_in(phrase, n, options):
     phrase = unicodedata.normalize("NFKC", phrase).strip()
     if re.match(r"(?:not|neither|none)\b", phrase, re.I):
         return None, True
-    clause = re.split(r"[。\n]|(?<=[\w)])\.(?:\s|$)|,\s", phrase)[0]
+    clause = re.split(r"[。\n]|(?<=[\w)}])\.(?:\s|$)|,\s", phrase)[0]
     # A and I may be words, so these need a bracket or a stop behind them
     m = re.match(
-        r"[*\s$]*\(?(?:([B-HJ-Z])\)?(?![\w'])|([AI])(?=[).,:;*/&]|\s+(?:or|and)\b))", phrase
+        r"[*\s$]*\(?(?:([B-HJ-Z])\)?(?![\w'])|([AI])(?=[).,:;*/&<]|\s+(?:or|and)\b|\s*\())", phrase
     )
     if m and _SECOND.match(phrase[m.end() :]):
         return None, True
