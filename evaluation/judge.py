@@ -161,11 +161,11 @@ def parse(kind, raw, n=1, criterion="YES"):
     """
     text = raw.rpartition("</think>")[2].strip()
     if kind == "shared":
-        m = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
+        m = re.fullmatch(r"```\s*(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
         verdict = verdict_of(m[1] if m else text)
         return None if verdict is None else [float(verdict)]
     if kind == "mmvet":
-        word = (text.split() or [""])[0].strip("`*.|,")
+        word = (text.strip("| ").split() or [""])[0].strip("`*.|,")
         return [float(word)] if re.fullmatch(r"0(\.\d+)?|1(\.0+)?", word) else None
     found = [scores_in(kind, reply, n, criterion) for reply in objects(text)]
     found = [scores for scores in found if scores is not None]
@@ -214,7 +214,9 @@ def scores_in(kind, reply, n, criterion):
     if kind == "multichallenge":
         said = {"yes": "YES", "no": "NO"}.get(_word(reply.get("verdict")))
         return None if said is None else [float(said == criterion)]
-    words = {"yes": [1.0], "no": [0.0]} if kind == "hle" else {"true": [1.0], "false": [0.0]}
+    words = {"yes": [1.0], "no": [0.0]}
+    if kind != "hle":
+        words |= {"true": [1.0], "false": [0.0]}
     return words.get(_word(reply.get("correct"), booleans=kind != "hle"))
 
 
@@ -226,7 +228,7 @@ def _bit(x):
 
 
 def _word(x, booleans=False):
-    return str(x).strip().lower() if isinstance(x, str) or booleans else ""
+    return str(x).strip(" .!\n").lower() if isinstance(x, str) or booleans else ""
 
 
 # ---- settling ------------------------------------------------------------------------------------

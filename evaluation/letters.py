@@ -93,10 +93,14 @@ _PLAIN = [
 _LATE = [
     (re.compile(old), new)
     for old, new in (
-        (r"\\!", ""),
+        (r"\\!|(?:\\,|~)(?=\\?%)|(?<!\\)\{\}", ""),
+        (r"(?<!\\)_(?:\{(\w+)\}|(\w))", lambda m: m[1] or m[2]),
+        (r"\^\{(\w+)\}", r"^\1"),
+        (r"\\([~^])", "\2\\1"),
         (r"\\([%$&#_])", r"\1"),
-        (r"(?<!\\)(?:\\[ ,;:>\n]|~)", " "),
-        (r"\\([A-Za-z]+)(?![A-Za-z]) ?", lambda m: _SIGNS.get(m[1], m[0])),
+        (r"(?<![\\\x02])(?:\\[ ,;:>\n]|~)", " "),
+        (r"\\(pounds|euro|texteuro|yen|textdollar)(?![A-Za-z])\s*", lambda m: _SIGNS[m[1]]),
+        (r"\\([A-Za-z]+)(?![A-Za-z])", lambda m: _SIGNS.get(m[1], m[0])),
         (r"[ \t]+", " "),
     )
 ]
@@ -115,7 +119,7 @@ def plain(text):
         before, text = text, _FRACTION.sub(r"\1/\2", _WORD.sub(r"\1", text))
     for pattern, new in _LATE:
         text = pattern.sub(new, text)
-    return text.replace("\0", "{").replace("\1", "}").strip()
+    return text.replace("\0", "{").replace("\1", "}").replace("\2", "").strip()
 
 
 def readings(text, stated=True):
