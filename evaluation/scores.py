@@ -53,6 +53,8 @@ def wilson(k, n, z=1.959964):
 def interval(values, groups, macro, resamples=2000):
     """(95 % interval in percent, its method) over questions."""
     distinct = set(values)
+    # groups of one question (--limit) can't be resampled; their mean is that of the questions
+    macro = macro and len(set(groups)) < len(groups)
     # a bootstrap of equal values would claim certainty
     if distinct <= {0.0, 1.0} and (not macro or len(distinct) == 1):
         return wilson(sum(values), len(values)), "Wilson"

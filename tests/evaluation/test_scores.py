@@ -37,6 +37,10 @@ def test_equal_values_do_not_claim_certainty():
     assert scores.interval([0.0] * 10, list("aabbbccccc"), True) == (scores.wilson(0, 10), "Wilson")
 
 
+def test_groups_of_one_question_do_not_claim_certainty():
+    assert scores.interval([1.0, 0.0, 0.0], list("abc"), True) == (scores.wilson(1, 3), "Wilson")
+
+
 def test_macro_and_micro():
     values, groups = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
     assert (
