@@ -22,12 +22,13 @@ import torch
 from torch import nn
 
 from loss import jsd_sum
+from math_equal import NUMBER_WORDS, answers_equal, options, plain_number
+from math_equal import clean as spell
 from model import collate, response_hidden
 from policy import optimizer_step, shard_micro_batches, update
 from records import Method, Reformulation, RolloutRequest
 from reformulate import clean, pre_cap
-from reward import NUMBER_WORDS, SIGNS, answers_equal, last_boxed, options, plain_number
-from reward import clean as spell
+from reward import SIGNS, last_boxed
 from rollout import fitting
 from teacher import correct_answers
 

@@ -61,7 +61,8 @@ class Config:
         "default: tiny for the tiny student, the folder zppo-77k for the others by name")
     map: str = knob("", "our key = the data set's column: "
         "question=problem,answer=solution,image=image")
-    skip_bad: bool = knob(False, "skip questions that can't be used, with a counted warning",
+    skip_bad: bool = knob(False, "skip questions that can't be used (picture, length, "
+        "type, gold), with a counted warning",
         free=True)
     heldout: str = knob("", "questions to measure before and after; the tiny world brings its own")
     out: str = knob("", "folder of the run; default: the next free runs/NAME-N", free=True)
@@ -99,6 +100,7 @@ class Config:
         "solves (ours)", 1)
     max_prompt: int = knob(4096, "tokens of a plain prompt, image tokens included; BCQ and NCQ "
         "only by the context window", 1, tiny=256)
+    max_pixels: int = knob(0, "scale larger pictures down to so many pixels; 0: as they are", 0)
     max_response: int = knob(12288, "tokens of a response, student and teacher", 1, tiny=40)
     max_summary: int = knob(512, "tokens of a compressed candidate", 1, tiny=40)
     replay: float = knob(0.25, "rho_replay: replayed prompts per new prompt, in addition to them",

@@ -52,6 +52,7 @@ class LM:
     image_id: int = -1  # placeholder ids; -1: the model has none
     video_id: int = -1
     compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
+    max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
 
     @property

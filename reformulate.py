@@ -1,5 +1,5 @@
-r"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section
-3.2, Algorithm 1).
+r"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO
+section 3.2, Algorithm 1).
 
 * BCQ, binary candidate-included question (Fig. 17): one correct teacher response beside one wrong
   student response.

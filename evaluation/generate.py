@@ -7,10 +7,10 @@ evaluation goes on from (responses.py says what it holds).
 from dataclasses import replace
 from pathlib import Path
 
-from data import decode
 from engines.base import seed_of
 from evaluation.responses import asked, by_key, progress
 from evaluation.video import Video, find, fit, sample, with_subtitles
+from pictures import decode
 from processor import CLOSER, encode, encode_turns
 from runtime.files import append_jsonl
 

@@ -90,7 +90,6 @@ class Served(HFEngine):
 
 def test_several_gpus_are_one_server_with_data_parallelism(tmp_path, lm, monkeypatch):
     from contextlib import contextmanager
-    from types import ModuleType
 
     from model import save as save_model
 
@@ -102,10 +101,8 @@ def test_several_gpus_are_one_server_with_data_parallelism(tmp_path, lm, monkeyp
         yield str(tmp_path / "model")
         started.append("stopped")
 
-    server = ModuleType("engines.server")
-    server.vllm_server = vllm_server
-    monkeypatch.setitem(sys.modules, "engines.server", server)
-    monkeypatch.setattr("engines.client.ClientEngine", Served, raising=False)
+    monkeypatch.setattr("engines.server.vllm_server", vllm_server)
+    monkeypatch.setattr("engines.client.ClientEngine", Served)
     save_model(lm, tmp_path / "model")
     path, scores_ = str(tmp_path / "model"), []
     for flags in (["--engine", "hf"], ["--engine", "vllm", "--workers", "8"]):

@@ -396,7 +396,7 @@ class Server:
 
 
 def test_a_server_as_judge(monkeypatch):
-    monkeypatch.setattr(client, "ClientEngine", Server, raising=False)
+    monkeypatch.setattr(client, "ClientEngine", Server)
     judge = j.open_judge("http://x/v1")
     prompts = [f"prompt {k:03d}" for k in range(20)]
     assert judge.name == "http://x/v1 judge-27b" and judge.engine.flag == "--judge"
