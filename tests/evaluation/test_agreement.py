@@ -46,17 +46,17 @@ def pairs(n, seed):
 
 
 def test_anls_agrees_with_the_anls_package():
-    """600 generated answers. Disagreements: a similarity of exactly 0.5 counts here (as in
+    """1,000 generated answers. Disagreements: a similarity of exactly 0.5 counts here (as in
     lmms-eval) and not there.
     """
     reference = pytest.importorskip("anls").anls_score
     differ = []
-    for answer, golds in pairs(600, 0):
+    for answer, golds in pairs(1000, 0):
         ours, theirs = s.anls(answer, golds), reference(answer, golds, 0.5)
         if ours != pytest.approx(theirs):
             differ.append((answer, golds, ours, theirs))
     assert all(ours == 0.5 and theirs == 0 for *_, ours, theirs in differ), differ
-    assert len(differ) < 40
+    assert len(differ) < 70
 
 
 def test_edit_distance_and_tree_distance_agree():
@@ -81,11 +81,11 @@ def test_edit_distance_and_tree_distance_agree():
             )
             for _ in range(2)
         ]
-        trees = [trees.outline(d) for d in docs]
+        both = [trees.outline(d) for d in docs]
         far = zss.simple_distance(
-            *map(convert, trees), label_dist=lambda a, b: float(not a.split() or not b.split())
+            *map(convert, both), label_dist=lambda a, b: float(not a.split() or not b.split())
         )
-        assert trees.document(*docs) == pytest.approx(1 - far / max(map(trees.size, trees))), docs
+        assert trees.document(*docs) == pytest.approx(1 - far / max(map(trees.size, both))), docs
 
 
 def responses(n, seed, answers):
@@ -121,11 +121,11 @@ def official_mmlu_pro(text):
 
 
 def test_mmlu_pro_extraction_agrees_with_the_official_chain():
-    """400 generated replies. Every disagreement is one where the official chain takes a letter that
+    """800 generated replies. Every disagreement is one where the official chain takes a letter that
     answers nothing, or none is there.
     """
     differ = {}
-    for reply, answer, form in responses(400, 3, list("ABCDEFGHIJ")):
+    for reply, answer, form in responses(800, 3, list("ABCDEFGHIJ")):
         ours, theirs = letters.pick_letter(reply, 10), official_mmlu_pro(reply)
         if ours != theirs:
             differ[form] = (ours, theirs)
@@ -135,7 +135,7 @@ def test_mmlu_pro_extraction_agrees_with_the_official_chain():
 
 
 def test_aime_agrees_with_lm_eval_and_math_verify():
-    """400 generated replies against the gold. Listed: where ours differs from lm-eval, and from
+    """800 generated replies against the gold. Listed: where ours differs from lm-eval, and from
     math-verify.
     """
     spec = importlib.util.find_spec("lm_eval")
@@ -151,7 +151,7 @@ def test_aime_agrees_with_lm_eval_and_math_verify():
     module.__spec__.loader.exec_module(module)
     rng, against = random.Random(4), {"lm-eval": {}, "math-verify": {}}
     for reply, answer, form in responses(
-        400, 5, ["70", "070", "104", "336^\\circ", "1,000", "70.0", "007", "x=70", "588"]
+        800, 5, ["70", "070", "104", "336^\\circ", "1,000", "70.0", "007", "x=70", "588"]
     ):
         gold = rng.choice(
             (
