@@ -23,6 +23,7 @@ settings.register_profile("zppo", None, deadline=None, derandomize=True, databas
                           suppress_health_check=fixtures)  # fmt: skip
 settings.load_profile("zppo")
 
+import scripted as scripts  # noqa: E402
 import tiny  # noqa: E402
 from baselines import FrozenTeacher  # noqa: E402
 from buffer import Buffer  # noqa: E402
@@ -37,7 +38,6 @@ from runtime import launch  # noqa: E402
 from runtime.checkpoint import Checkpoints, RunState  # noqa: E402
 from runtime.memo import Memo  # noqa: E402
 from runtime.metrics import Log  # noqa: E402
-from scripted import Scripted, World as ScriptedWorld  # noqa: E402
 from teacher import Teacher  # noqa: E402
 
 MODALITIES = {"image": "train", "text": "heldout_text", "video": "heldout_video"}
@@ -101,7 +101,7 @@ def rollouts():
 
 @pytest.fixture(scope="session")
 def scripted():
-    return Scripted
+    return scripts.Scripted
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def make_job(lm, tmp_path):
         student, world = student or lm, World()
         out = tmp_path / f"run{len(made)}"
         out.mkdir()
-        engine = Scripted(lm, reply) if reply else HFEngine(lm)
+        engine = scripts.Scripted(lm, reply) if reply else HFEngine(lm)
         teacher = Teacher(engine, Memo(out / "teacher.jsonl", "t"), cfg)
         policy = shard_policy(student, world, FrozenTeacher(distiller) if distiller else None)
         optimizer = launch.adamw(student.net, cfg)
@@ -145,5 +145,5 @@ def play(make_job, fresh_lm, cfg):
     """A finished scripted.World; several in one test share the student, whose weights no scripted
     engine looks at.
     """
-    make = lambda right, *argv, **more: ScriptedWorld(make_job, fresh_lm, cfg, right, *argv, **more)
+    make = lambda right, *argv, **more: scripts.World(make_job, fresh_lm, cfg, right, *argv, **more)
     return lambda *args, **more: make(*args, **more).play()

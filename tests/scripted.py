@@ -86,7 +86,9 @@ class World:
         self.says, self.hint, self.continues, self.updates = says, hint, continues, 0
         settings = f"--n {N} --steps {steps} --iterations 1 --save-every 0 --show 0"
         self.cfg = cfg(settings, "--fresh-teacher" if fresh else "", argv)
-        self.questions = [Question(f"q{k:02d}", f"Item q{k:02d}?", gold(k)) for k in range(questions)]
+        self.questions = [
+            Question(f"q{k:02d}", f"Item q{k:02d}?", gold(k)) for k in range(questions)
+        ]
         self.gold = {q.id: q.answer for q in self.questions}
         method = train.ZPPO if self.cfg.method == "zppo" else method_of(self.cfg.method)
         given = {"questions": self.questions, "student": lm, "distiller": distiller}
@@ -126,12 +128,12 @@ class World:
         return f"{name} try {i}</think>\\boxed{{{self.gold[name] if good else 900 + i % 3}}}"
 
     def answer(self, prompt, k):
-        response = re.search(r"<response>\s*(.*?)\s*</response>", prompt, re.DOTALL)
+        response = re.findall(r"<response>\s*(.*?)\s*</response>", prompt, re.DOTALL)
         if response and "Write a hint" not in prompt:
-            return f"<summary>{response[1]}</summary>"
+            return f"<summary>{response[0]}</summary>"
         name = re.search(NAME, prompt)[1]
         if response:  # the request for a hint shows a correct response
-            assert f"{name} by the teacher" in response[1] and self.gold[name] in response[1]
+            assert f"{name} by the teacher" in response[-1] and self.gold[name] in response[-1]
             return self.hint(name) if self.hint else f"<hint>Look at {name} twice.</hint>"
         if self.says:
             return self.says(name, k)
