@@ -24,6 +24,7 @@ settings.register_profile("zppo", None, deadline=None, derandomize=True, databas
 settings.load_profile("zppo")
 
 import scripted as scripts  # noqa: E402
+
 import tiny  # noqa: E402
 from baselines import FrozenTeacher  # noqa: E402
 from buffer import Buffer  # noqa: E402

@@ -1,12 +1,9 @@
-"""Advantages, policy loss, chunked log-probs, JSD, and the token-level mean through train.update.
+"""Advantages, policy loss, chunked log-probs, Jensen-Shannon divergence.
 
 python -m pytest tests/test_loss.py
 """
 
 import math
-import random
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loss
-import model
-import train
-from config import flags
-from distributed import World
-from engines.hf import HFEngine
 from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
-from policy import Policy
-from runtime.metrics import Clock
 
 # ---- advantages (Eqs. 2-3) -----------------------------------------------------------------------
 
@@ -486,164 +476,3 @@ def test_jsd_of_nothing_keeps_the_graph():
     total, values = jsd_sum(hidden, torch.zeros(6, 4), torch.zeros(0, 3), torch.zeros(6, 3))
     total.backward()
     assert len(values) == 0 and float(total.detach()) == 0 and hidden.grad.shape == (0, 4)
-
-
-# ---- through the model: one mean over the tokens of a minibatch ----------------------------------
-
-
-def gradient(lm, groups, adv, cfg):
-    """The gradient that train.update leaves for one update (learning rate 0), by parameter name,
-    and its numbers.
-    """
-    numbers = train.update(
-        bare_run(lm, torch.optim.SGD(lm.net.parameters(), lr=0.0), cfg), groups, adv, Clock()
-    )
-    return {
-        name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None
-    }, numbers
-
-
-def bare_run(lm, optimizer, cfg):
-    """What update() needs of a run.Run."""
-    return SimpleNamespace(
-        cfg=cfg,
-        world=World(),
-        rng=random.Random(0),
-        student=lm,
-        policy=Policy(lm),
-        optimizer=optimizer,
-        with_pictures=lambda samples: samples,
-    )
-
-
-def closeness(a, b):
-    assert a.keys() == b.keys()
-    flat = [torch.cat([g[k].flatten() for k in sorted(g)]).double() for g in (a, b)]
-    return float((flat[0] - flat[1]).norm() / flat[1].norm())
-
-
-@pytest.fixture(scope="module")
-def step(questions, rollouts):
-    """Three groups of two samples: image, text, video; rewards 1 0 | 1 0 | 0 0, so that the last
-    group is flat.
-    """
-    import tiny
-
-    lm = tiny.new_model(0)
-    cfg = flags(["--n", "2", "--iterations", "1", "--max-response", "40", "--grad-clip", "1e9"])
-    qs = [
-        questions["image"][0],
-        questions["text"][1],
-        questions["video"][2],
-    ]  # prompts of 14, 20 and 26 tokens
-    groups = rollouts(HFEngine(lm), qs, [[1, 0], [1, 0], [0, 0]], cfg, seed=4)
-    cut = [[40, 31], [22, 36], [9, 28]]  # a random model hardly ever ends by itself
-    groups = [
-        replace(
-            g,
-            samples=tuple(
-                replace(s, response_ids=s.response_ids[:k], sampler_logp=s.sampler_logp[:k])
-                for s, k in zip(g.samples, ks)
-            ),
-        )
-        for g, ks in zip(groups, cut)
-    ]
-    return lm, cfg, groups
-
-
-def test_one_two_and_six_micro_batches_give_one_gradient(step):
-    lm, cfg, groups = step
-    samples = [s for g in groups for s in g.samples]
-    assert len({len(s.prompt.ids) + len(s.response_ids) for s in samples}) > 2  # rows are padded
-    assert len({len(s.response_ids) for s in samples}) > 1  # a mean of means would differ
-    adv = [1.7, -0.9, 0.4, -1.3, 0.8, -2.1]
-    grads = {}
-    longest = max(len(s.prompt.ids) + len(s.response_ids) for s in samples)
-    for count, budget in ((1, 6 * longest), (2, 4 * longest), (6, 1)):
-        assert len(train.micro_batches(list(zip(samples, adv)), budget)) == count
-        grads[count], numbers = gradient(
-            lm, groups, adv, type(cfg)(**vars(cfg) | {"micro_tokens": budget})
-        )
-        assert numbers["trained"] == sum(len(s.response_ids) for s in samples)
-    assert closeness(grads[2], grads[1]) < 2e-5 and closeness(grads[6], grads[1]) < 2e-5
-
-
-def test_gradient_is_that_of_the_plain_formula(step):
-    """train.update against autograd on the stock model: -(1/N) sum of A log p, rows alone, no
-    padding, no chunks.
-    """
-    lm, cfg, groups = step
-    samples = [s for g in groups for s in g.samples]
-    adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
-    ours, numbers = gradient(lm, groups, adv, cfg)
-    n_tokens = sum(len(s.response_ids) for s in samples)  # the flat group counts in the denominator
-    lm.net.zero_grad()
-    total = 0.0
-    for s, a in zip(samples, adv):
-        logp = stock_logp(lm, s)
-        total = total - a * logp.sum() / n_tokens
-    total.backward()
-    naive = {name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None}
-    assert closeness(ours, naive) < 2e-5
-    # At ratio 1 the loss is the mean of -A over all tokens, however small the policy's gradient is.
-    want = -sum(a * len(s.response_ids) for s, a in zip(samples, adv)) / n_tokens
-    assert numbers["loss"] == pytest.approx(want, rel=1e-5) and numbers["ratio_max"] == 1.0
-    assert numbers["trained"] == sum(len(s.response_ids) for g in groups[:2] for s in g.samples)
-    assert numbers["gap_max"] < 1e-4 and numbers["clip_share"] == 0
-
-
-def stock_logp(lm, s):
-    """Log-probs of a sample's response by the stock forward: one unpadded row, pixels in, no cache."""
-    ids = torch.tensor([[*s.prompt.ids, *s.response_ids]])
-    kwargs = {"mm_token_type_ids": (ids == lm.image_id).int() + 2 * (ids == lm.video_id).int()}
-    for kind, (values, grid) in model.pixels(lm, s.prompt).items():
-        suffix = "_videos" if kind == "video" else ""
-        kwargs |= {f"pixel_values{suffix}": values, f"{kind}_grid_thw": grid}
-    logits = lm.net(
-        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **kwargs
-    ).logits
-    logits = logits[0, len(s.prompt.ids) - 1 : -1].masked_fill(
-        torch.isin(torch.arange(logits.shape[-1]), lm.banned), -math.inf
-    )
-    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(s.response_ids)[:, None])[:, 0]
-
-
-def test_micro_batches_hold_every_row_once(step):
-    _, _, groups = step
-    rows = [(s, i) for i, s in enumerate(s for g in groups for s in g.samples)]
-    for size in range(1, 8):
-        batches = train.micro_batches(rows, size)
-        assert sorted(i for b in batches for _, i in b) == list(range(6)) and all(
-            0 < len(b) <= size for b in batches
-        )
-    assert train.micro_batches([], 4) == []
-
-
-def test_updates_use_every_token_once(step, few, rollouts):
-    """I = 3 minibatches over 6 groups: trained tokens = tokens of the non-flat groups, whole groups
-    stay together.
-    """
-    lm, _, _ = step
-    cfg = flags("--n 2 --iterations 3 --max-response 6 --micro-tokens 120".split())
-    groups = rollouts(HFEngine(lm), few, [[1, 0]] * 4 + [[1, 1]] * 2, cfg)
-    samples = [s for g in groups for s in g.samples]
-    adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
-    _, numbers = gradient(lm, groups, adv, cfg)
-    assert numbers["trained"] == sum(len(s.response_ids) for g in groups[:4] for s in g.samples)
-    assert numbers["ratio_max"] == 1.0  # learning rate 0: later minibatches are on-policy too
-
-
-def test_a_step_with_nothing_to_learn_is_legal(fresh_lm, few, rollouts, weights):
-    """All flat, and fewer groups than updates: finite numbers, no weight moves."""
-    cfg = flags("--n 2 --iterations 4 --max-response 5".split())
-    groups = rollouts(HFEngine(fresh_lm), few[:2], [[0, 0], [1, 1]], cfg)
-    before = weights(fresh_lm)
-    optimizer = torch.optim.AdamW(fresh_lm.net.parameters(), lr=0.1, weight_decay=0.0)
-    numbers = train.update(bare_run(fresh_lm, optimizer, cfg), groups, [0.0] * 4, Clock())
-    assert (
-        all(math.isfinite(v) for v in numbers.values())
-        and numbers["grad_norm"] == numbers["loss"] == numbers["trained"] == 0
-    )
-    assert numbers["entropy"] > 0 and all(
-        torch.equal(p, before[name]) for name, p in fresh_lm.net.named_parameters()
-    )
