@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start; two workers share the cores
 torch.set_num_threads(1)
-fixtures = [HealthCheck.function_scoped_fixture]
-settings.register_profile("zppo", None, deadline=None, derandomize=True, database=None,
-                          suppress_health_check=fixtures)  # fmt: skip
+profile = {"deadline": None, "derandomize": True, "database": None}
+profile["suppress_health_check"] = [HealthCheck.function_scoped_fixture]
+settings.register_profile("zppo", **profile)
 settings.load_profile("zppo")
 
 import scripted as scripts  # noqa: E402

@@ -69,8 +69,8 @@ def number(name):
 
 class World:
     """A scripted run. right: (question id, kind, how often asked before) -> how many of the N
-    rollouts are right. Its teacher solves the questions in `teacher` (all by default), or answers
-    says(name, k), k counted over its draws; hint(name): its reply to a request for a hint;
+    rollouts are right. script: its teacher solves the questions in `teacher` (all by default), or
+    answers says(name, k), k counted over its draws; hint(name): its reply to a request for a hint;
     continues(name, i): the student's i-th continuation of a prefix.
 
     After play() `steps` holds, for each rollout step: groups and adv as the update got them;
@@ -80,19 +80,17 @@ class World:
     each asking is seen; its summaries are kept (the default), so that a text is summarized once.
     """
 
-    def __init__(self, make_job, lm, cfg, right, argv="", questions=8, steps=3, fresh=True,
-                 teacher=None, says=None, hint=None, continues=None, distiller=None):  # fmt: skip
-        self.right, self.teacher, self.steps, self.visits = right, teacher, [], Counter()
-        self.says, self.hint, self.continues, self.updates = says, hint, continues, 0
+    def __init__(self, make_job, lm, cfg, right, argv="", questions=8, steps=3, **script):
+        self.right, self.steps, self.visits, self.updates = right, [], Counter(), 0
+        self.script = {"teacher": None, "says": None, "hint": None, "continues": None} | script
         settings = f"--n {N} --steps {steps} --iterations 1 --save-every 0 --show 0"
-        self.cfg = cfg(settings, "--fresh-teacher" if fresh else "", argv)
-        self.questions = [
-            Question(f"q{k:02d}", f"Item q{k:02d}?", gold(k)) for k in range(questions)
-        ]
+        self.cfg = cfg(settings, argv, "" if "--no-fresh" in argv else "--fresh-teacher")
+        ids = [f"q{k:02d}" for k in range(questions)]
+        self.questions = [Question(name, f"Item {name}?", gold(name)) for name in ids]
         self.gold = {q.id: q.answer for q in self.questions}
         method = train.ZPPO if self.cfg.method == "zppo" else method_of(self.cfg.method)
-        given = {"questions": self.questions, "student": lm, "distiller": distiller}
-        self.job = make_job(self.cfg, self.answer, **given)
+        distiller = self.script.get("distiller")
+        self.job = make_job(self.cfg, self.answer, self.questions, lm, distiller=distiller)
         self.job.method, self.real = Method(method.reformulate, self.update), method
         self.job.engine = Scripted(lm, self.respond)
         self.job.checkpoints.save = lambda: None  # takes longer than all the rest
@@ -122,8 +120,8 @@ class World:
         name, kind = re.search(NAME, prompt)[1], kind_of(prompt)
         visit, i = divmod(self.visits[name, kind], N)
         self.visits[name, kind] += 1
-        if kind == "prefix" and self.continues:
-            return self.continues(name, i)
+        if kind == "prefix" and self.script["continues"]:
+            return self.script["continues"](name, i)
         good = i < self.right(name, kind, visit)
         return f"{name} try {i}</think>\\boxed{{{self.gold[name] if good else 900 + i % 3}}}"
 
@@ -134,10 +132,12 @@ class World:
         name = re.search(NAME, prompt)[1]
         if response:  # the request for a hint shows a correct response
             assert f"{name} by the teacher" in response[-1] and self.gold[name] in response[-1]
-            return self.hint(name) if self.hint else f"<hint>Look at {name} twice.</hint>"
-        if self.says:
-            return self.says(name, k)
-        solves = self.teacher is None or name in self.teacher
+            hint = self.script["hint"]
+            return hint(name) if hint else f"<hint>Look at {name} twice.</hint>"
+        if self.script["says"]:
+            return self.script["says"](name, k)
+        solved = self.script["teacher"]
+        solves = solved is None or name in solved
         return f"{name} by the teacher \\boxed{{{self.gold[name] if solves else 555}}}"
 
     def play(self):
@@ -166,8 +166,9 @@ class World:
         return [s["buffer"] for s in self.steps[1:]] + [list(self.job.state.buffer.entries)]
 
 
-def gold(k):
-    return str(100 + k)
+def gold(name):
+    """The answer of a question: "107" of "q07"."""
+    return str(100 + number(name))
 
 
 def kind_of(prompt):

@@ -20,39 +20,39 @@ from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
 REWARDS, IDS = [1, 0, 0, 0, 1, 1], [7, 7, 7, 7, 8, 8]
 
 
-@pytest.mark.parametrize(
-    "norm, std", [("nonzero", math.sqrt(0.75 / 4)), ("all", math.sqrt(0.75 / 6)), ("none", 1.0)]
-)
-def test_advantages_by_hand(norm, std):
-    want = [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std, 0.0, 0.0]
+@pytest.mark.parametrize("norm, variance", [("nonzero", 0.75 / 4), ("all", 0.75 / 6), ("none", 1)])
+def test_advantages_by_hand(norm, variance):
+    want = [a / math.sqrt(variance) for a in (0.75, -0.25, -0.25, -0.25, 0.0, 0.0)]
     assert advantages(REWARDS, IDS, norm).tolist() == pytest.approx(want, rel=1e-6)
 
 
 def test_one_standard_deviation_for_all_groups():
     # A' = 1/2 -1/2 | 3/4 -1/4 -1/4 -1/4: squares 1/2 + 3/4 over 6 samples. Per-group scaling would
     # give 1, -1 first.
-    std = math.sqrt(1.25 / 6)
-    assert advantages([1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]).tolist() == pytest.approx(
-        [0.5 / std, -0.5 / std, 0.75 / std, *[-0.25 / std] * 3], rel=1e-6
-    )
+    want = [a / math.sqrt(1.25 / 6) for a in (0.5, -0.5, 0.75, -0.25, -0.25, -0.25)]
+    got = advantages([1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]).tolist()
+    assert got == pytest.approx(want, rel=1e-6)
 
 
 def test_with_zero_is_without_zero_over_root_f_by_hand():
     # One live group of four, f = 1/4. Without the flat ones the std is 1/2: advantages 1, -1. Over
     # all eight samples the squares 1/4 + 1/4 give a std of 1/4: 2, -2.
     rewards, ids = [1, 0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 2, 2, 3, 3]
-    assert advantages(rewards, ids, "nonzero").tolist() == pytest.approx(
-        [1, -1] + [0] * 6, abs=1e-7
-    )
-    assert advantages(rewards, ids, "all").tolist() == pytest.approx([2, -2] + [0] * 6, abs=1e-7)
-    assert advantages(rewards, ids, "none").tolist() == [0.5, -0.5] + [0] * 6
+    for norm, a in (("nonzero", 1), ("all", 2), ("none", 0.5)):
+        want = [a, -a] + [0] * 6
+        assert advantages(rewards, ids, norm).tolist() == pytest.approx(want, abs=1e-7)
 
 
-equal_groups = st.integers(2, 6).flatmap(
-    lambda n: st.lists(
-        st.lists(st.sampled_from([0.0, 1.0]), min_size=n, max_size=n), min_size=1, max_size=8
-    )
-)
+def rewards_of(n, values=(0.0, 1.0)):
+    return st.lists(st.sampled_from(values), min_size=n, max_size=n)
+
+
+equal_groups = st.integers(2, 6).flatmap(lambda n: st.lists(rewards_of(n), min_size=1, max_size=8))
+
+
+def flat(groups):
+    """(rewards, group ids) of lists of rewards."""
+    return [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g]
 
 
 @given(equal_groups)
@@ -60,17 +60,14 @@ def test_with_zero_is_without_zero_over_root_f(groups):
     """Eqs. 4-6: with equal group sizes and a share f of non-trivial groups, A(all) sqrt(f) =
     A(nonzero).
     """
-    rewards, ids = [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g]
     f = sum(len(set(g)) > 1 for g in groups) / len(groups)
-    with_zero, without = (advantages(rewards, ids, norm, eps=0.0) for norm in ("all", "nonzero"))
+    with_zero, without = (advantages(*flat(groups), norm, eps=0.0) for norm in ("all", "nonzero"))
     assert torch.allclose(with_zero * math.sqrt(f), without, rtol=1e-12, atol=1e-12)
 
 
 @given(equal_groups)
 def test_advantages_are_standardized(groups):
-    a = advantages(
-        [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g], eps=0.0
-    )
+    a = advantages(*flat(groups), eps=0.0)
     live = torch.tensor([len(set(g)) > 1 for g in groups for _ in g])
     assert (a[~live] == 0).all()
     if live.any():
@@ -78,11 +75,10 @@ def test_advantages_are_standardized(groups):
         assert float((a[live] ** 2).mean()) == pytest.approx(1)
 
 
-@given(
-    st.sampled_from([0.1, 0.3, 0.7, 1 / 3, 2 / 3, 0.9]),
-    st.integers(2, 12),
-    st.sampled_from(loss.NORMS),
-)
+fractions = st.sampled_from([0.1, 0.3, 0.7, 1 / 3, 2 / 3, 0.9])
+
+
+@given(fractions, st.integers(2, 12), st.sampled_from(loss.NORMS))
 def test_equal_fractional_rewards_are_exactly_trivial(r, n, norm):
     # sum([0.1] * 3) / 3 != 0.1: a floating-point spread would turn rounding into advantages
     a = advantages([r] * n + [1.0, 0.0], [0] * n + [1, 1], norm).tolist()
@@ -108,9 +104,7 @@ def test_the_same_question_twice_is_two_groups():
     assert advantages([1, 0, 0, 0], [3, 3, 9, 9]).tolist() == pytest.approx([1, -1, 0, 0], abs=1e-7)
 
 
-@given(
-    st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=9, max_size=9), st.permutations(range(9))
-)
+@given(rewards_of(9, (0.0, 0.25, 1.0)), st.permutations(range(9)))
 def test_order_of_samples_does_not_matter(rewards, order):
     ids = [5, 5, 5, 2, 2, 2, 11, 11, 11]
     straight = advantages(rewards, ids)
@@ -120,20 +114,16 @@ def test_order_of_samples_does_not_matter(rewards, order):
 
 @pytest.mark.parametrize("norm", loss.NORMS)
 def test_arguments_are_not_written_to(norm):
-    rewards, ids = (
-        torch.tensor(REWARDS, dtype=torch.float64),
-        torch.tensor(IDS),
-    )  # float64: a view would be shared
-    before = rewards.clone(), ids.clone()
-    advantages(rewards, ids, norm)
-    assert torch.equal(rewards, before[0]) and torch.equal(ids, before[1])
-
-    logp, old, adv = (torch.randn(5) for _ in range(3))
-    hidden, head, tokens = torch.randn(5, 3), torch.randn(7, 3), torch.arange(5)
-    copies = [x.clone() for x in (logp, old, adv, hidden, head, tokens)]
-    policy_loss_sum(logp, old, adv)
-    chunked_logp(hidden, head, tokens, torch.tensor([6]), 0.7, 2)
-    assert all(torch.equal(a, b) for a, b in zip((logp, old, adv, hidden, head, tokens), copies))
+    # float64: a view would be shared
+    of_advantages = torch.tensor(REWARDS, dtype=torch.float64), torch.tensor(IDS)
+    of_loss = [torch.randn(5) for _ in range(3)]
+    of_logp = torch.randn(5, 3), torch.randn(7, 3), torch.arange(5)
+    given_ = [*of_advantages, *of_loss, *of_logp]
+    copies = [x.clone() for x in given_]
+    advantages(*of_advantages, norm)
+    policy_loss_sum(*of_loss)
+    chunked_logp(*of_logp, torch.tensor([6]), 0.7, 2)
+    assert all(torch.equal(a, b) for a, b in zip(given_, copies))
 
 
 # ---- policy loss ---------------------------------------------------------------------------------
@@ -163,9 +153,8 @@ def test_policy_loss_and_gradient_by_hand():
     assert stats == {"tokens": 9, "clipped": 2, "dual_clipped": 1, "ratio_max": pytest.approx(20.0)}
     for row in TOKENS:  # a sum: each token's loss stands alone
         r, a = torch.tensor([row[0]]), torch.tensor([row[1]])
-        assert float(policy_loss_sum(r.log(), torch.zeros(1), a)[0]) == pytest.approx(
-            row[2], rel=1e-5
-        )
+        alone, _ = policy_loss_sum(r.log(), torch.zeros(1), a)
+        assert float(alone) == pytest.approx(row[2], rel=1e-5)
 
 
 def test_clip_bounds_are_arguments():
@@ -179,21 +168,16 @@ def test_policy_loss_of_no_tokens():
     logp = torch.zeros(0, requires_grad=True)
     total, stats = policy_loss_sum(logp, torch.zeros(0), torch.zeros(0))
     total.backward()
-    assert float(total.detach()) == 0 and stats == {
-        "tokens": 0,
-        "clipped": 0,
-        "dual_clipped": 0,
-        "ratio_max": 1.0,
-    }
+    assert float(total.detach()) == 0
+    assert stats == {"tokens": 0, "clipped": 0, "dual_clipped": 0, "ratio_max": 1.0}
 
 
 def test_truncated_importance_weights_by_hand():
     old = torch.tensor([0.5, 0.2, 0.9, 1.0]).log()
     sampler = torch.tensor([0.5, 0.4, 0.1, 1e-30]).log().requires_grad_()
     weight = tis_weight(old, sampler, 2.0)
-    assert (
-        weight.tolist() == pytest.approx([1.0, 0.5, 2.0, 2.0]) and not weight.requires_grad
-    )  # 9 and 1e30 are capped
+    assert weight.tolist() == pytest.approx([1.0, 0.5, 2.0, 2.0])  # 9 and 1e30 are capped
+    assert not weight.requires_grad
     assert tis_weight(old, sampler.detach(), 10.0).tolist() == pytest.approx([1.0, 0.5, 9.0, 10.0])
 
 
@@ -204,22 +188,22 @@ def test_weights_multiply_the_loss_of_a_token_and_carry_no_gradient():
     weight = torch.tensor([0.5, 4.0], requires_grad=True)
     total, stats = policy_loss_sum(logp, torch.zeros(2), adv, weight=weight)
     total.backward()
-    assert (
-        float(total.detach()) == pytest.approx(11)
-        and logp.grad.tolist() == [-1.0, 12.0]
-        and weight.grad is None
-    )
-    assert (
-        stats == policy_loss_sum(logp, torch.zeros(2), adv)[1]
-    )  # what was clipped does not depend on it
+    assert float(total.detach()) == pytest.approx(11) and logp.grad.tolist() == [-1.0, 12.0]
+    assert weight.grad is None
+    # what was clipped does not depend on it
+    assert stats == policy_loss_sum(logp, torch.zeros(2), adv)[1]
     # after the dual clip: ratio 20 and advantage -1 cost 10, and 5 at weight 1/2
-    total, _ = policy_loss_sum(
-        torch.tensor([20.0]).log(), torch.zeros(1), -torch.ones(1), weight=torch.tensor([0.5])
-    )
-    assert float(total) == pytest.approx(5)
+    token = torch.tensor([20.0]).log(), torch.zeros(1), -torch.ones(1)
+    assert float(policy_loss_sum(*token, weight=torch.tensor([0.5]))[0]) == pytest.approx(5)
 
 
 # ---- chunked log-probs ---------------------------------------------------------------------------
+
+
+def leaves():
+    """(7, 5) hidden states and an (11, 5) head, always the same, that want a gradient."""
+    seeds = {n: torch.Generator().manual_seed(n) for n in (7, 11)}
+    return (torch.randn(n, 5, generator=g).requires_grad_() for n, g in seeds.items())
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8, 4096])
@@ -231,10 +215,7 @@ def test_chunked_is_naive_in_value_and_gradient(chunk, banned, temperature):
     banned = None if banned is None else torch.tensor(banned, dtype=torch.long)
     results = []
     for chunked in (True, False):
-        hidden, head = (
-            torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_()
-            for n in (7, 11)
-        )
+        hidden, head = leaves()
         if chunked:
             logp, entropy = chunked_logp(hidden, head, tokens, banned, temperature, chunk)
         else:
@@ -252,16 +233,12 @@ def test_chunked_is_naive_in_value_and_gradient(chunk, banned, temperature):
 
 def test_never_more_than_a_chunk_of_logits(monkeypatch):
     rows, real = [], loss._chunk_logits
-    monkeypatch.setattr(
-        loss, "_chunk_logits", lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest)
-    )
+    seen = lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest)
+    monkeypatch.setattr(loss, "_chunk_logits", seen)
     hidden = torch.randn(10, 4, requires_grad=True)
     chunked_logp(hidden, torch.randn(6, 4), torch.arange(10) % 6, chunk=4)[0].sum().backward()
-    assert rows[:3] == [4, 4, 2] and sorted(rows[3:]) == [
-        2,
-        4,
-        4,
-    ]  # forward, then each once more in the backward
+    # forward, then each once more in the backward
+    assert rows[:3] == [4, 4, 2] and sorted(rows[3:]) == [2, 4, 4]
 
 
 def test_chunked_logp_of_nothing_keeps_the_graph():
@@ -273,25 +250,18 @@ def test_chunked_logp_of_nothing_keeps_the_graph():
 
 def test_entropy_and_banned_ids_by_hand():
     # four equal logits, one banned: three tokens of probability 1/3
-    logp, entropy = chunked_logp(
-        torch.ones(4, 1), torch.ones(4, 1), torch.arange(4), banned=torch.tensor([3])
-    )
-    assert logp[:3].tolist() == pytest.approx([-math.log(3)] * 3) and float(
-        entropy[0]
-    ) == pytest.approx(math.log(3))
+    ones, third = torch.ones(4, 1), math.log(3)
+    logp, entropy = chunked_logp(ones, ones, torch.arange(4), banned=torch.tensor([3]))
+    assert logp[:3].tolist() == pytest.approx([-third] * 3)
+    assert float(entropy[0]) == pytest.approx(third)
     assert float(logp[3].exp()) == 0.0  # banned: probability 0, even when asked for
     # logits ln 2 and 0: 2/3 and 1/3, entropy ln 3 - 2/3 ln 2
-    logp, entropy = chunked_logp(
-        torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0])
-    )
-    assert float(logp) == pytest.approx(math.log(2 / 3)) and float(entropy) == pytest.approx(
-        math.log(3) - 2 / 3 * math.log(2)
-    )
+    one = torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0])
+    logp, entropy = chunked_logp(*one)
+    assert float(logp) == pytest.approx(math.log(2 / 3))
+    assert float(entropy) == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
     # temperature 1/2 doubles the logits: 4/5
-    logp, _ = chunked_logp(
-        torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0]), temperature=0.5
-    )
-    assert float(logp) == pytest.approx(math.log(4 / 5))
+    assert float(chunked_logp(*one, temperature=0.5)[0]) == pytest.approx(math.log(4 / 5))
 
 
 def test_softmax_is_fp32_even_of_bf16():
@@ -306,15 +276,9 @@ def test_written_out_gradient_is_autograds():
     """In float64, against finite differences: banned ids, a temperature, chunks that do not divide,
     an unused entropy.
     """
-    hidden, head = (
-        torch.randn(5, 4).double().requires_grad_(),
-        torch.randn(6, 4).double().requires_grad_(),
-    )
-    tokens, weights, banned = (
-        torch.tensor([0, 5, 2, 2, 4]),
-        torch.randn(5).double(),
-        torch.tensor([1, 3]),
-    )
+    hidden, head = (torch.randn(n, 4).double().requires_grad_() for n in (5, 6))
+    tokens, banned = torch.tensor([0, 5, 2, 2, 4]), torch.tensor([1, 3])
+    weights = torch.randn(5).double()
 
     def plain(h, w):
         logits = (h @ w.T / 0.7).index_fill(-1, banned, -math.inf)
@@ -323,9 +287,7 @@ def test_written_out_gradient_is_autograds():
     want = torch.autograd.grad((plain(hidden, head) * weights).sum(), (hidden, head))
     for entropy in (True, False):
         logp, _ = chunked_logp(hidden, head, tokens, banned, 0.7, chunk=2, entropy=entropy)
-        assert (
-            float((logp - plain(hidden, head)).detach().abs().max()) < 1e-5
-        )  # logp comes as float32
+        assert float((logp - plain(hidden, head)).detach().abs().max()) < 1e-5  # logp is float32
         for a, b in zip(torch.autograd.grad((logp * weights).sum(), (hidden, head)), want):
             assert float((a - b).abs().max()) < 1e-5
     assert not chunked_logp(hidden, head, tokens)[1].requires_grad
@@ -350,10 +312,9 @@ def naive_jsd(student, student_head, teacher, teacher_head, banned, temperature)
     V = min(len(student_head), len(teacher_head))
     keep = torch.ones(V, dtype=torch.bool)
     keep[[i for i in banned if i < V]] = False
-    p, q = (
-        torch.softmax((h.double() @ w[:V][keep].double().T) / temperature, -1)
-        for h, w in ((student, student_head), (teacher, teacher_head))
-    )
+    pairs = (student, student_head), (teacher, teacher_head)
+    logits = ((h.double() @ w[:V][keep].double().T) / temperature for h, w in pairs)
+    p, q = (torch.softmax(some, -1) for some in logits)
     m = (p + q) / 2
     return ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
 
@@ -364,9 +325,8 @@ def test_jsd_by_hand():
     got = jsd([(0.5, 0.5), (0.9, 0.1)], [(0.9, 0.1), (0.5, 0.5)])
     assert got.tolist() == pytest.approx([0.101749] * 2, abs=1e-6)  # symmetric
     # temperature 2 turns (.9, .1) into odds of 3: (.75, .25), m = (.625, .375)
-    want = 0.25 * (math.log(0.8) + math.log(4 / 3)) + 0.5 * (
-        0.75 * math.log(1.2) + 0.25 * math.log(2 / 3)
-    )
+    want = 0.25 * (math.log(0.8) + math.log(4 / 3))
+    want += 0.5 * (0.75 * math.log(1.2) + 0.25 * math.log(2 / 3))
     assert float(jsd([(0.5, 0.5)], [(0.9, 0.1)], temperature=2.0)) == pytest.approx(want, abs=1e-6)
     # the third id banned: the first two are renormalized to the example above
     banned = jsd([(0.2, 0.2, 0.6)], [(0.45, 0.05, 0.5)], banned=torch.tensor([2]), temperature=1.0)
@@ -383,9 +343,8 @@ def test_jsd_is_within_its_bounds_and_symmetric(logits):
 def test_jsd_of_equals_is_exactly_zero_and_of_strangers_ln_2():
     torch.manual_seed(0)
     hidden, head = torch.randn(6, 4).requires_grad_(), torch.randn(50, 4)
-    total, values = jsd_sum(
-        hidden, head, hidden.detach(), head, banned=torch.tensor([3]), temperature=0.5
-    )
+    options = {"banned": torch.tensor([3]), "temperature": 0.5}
+    total, values = jsd_sum(hidden, head, hidden.detach(), head, **options)
     total.backward()
     assert float(total.detach()) == 0 and (values == 0).all() and (hidden.grad == 0).all()
     far = torch.tensor([[300.0, 0.0, -300.0]]).requires_grad_()  # exp(-300) is 0 in float32
@@ -402,43 +361,29 @@ def test_chunked_jsd_is_naive_in_value_and_gradient(chunk, banned, temperature):
     gradient also of the head.
     """
     torch.manual_seed(0)
-    results = []
-    shared = [torch.randn(7, 3), torch.randn(13, 3)]
-    for chunked in (True, False):
-        teacher = [x.clone().requires_grad_() for x in shared]
-        hidden, head = (
-            torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_()
-            for n in (7, 11)
-        )
-        if chunked:
-            total, values = jsd_sum(
-                hidden, head, *teacher, torch.tensor(banned, dtype=torch.long), temperature, chunk
-            )
-            assert not values.requires_grad and float(total.detach()) == pytest.approx(
-                float(values.sum())
-            )
-        else:
-            values = naive_jsd(hidden, head, *[x.detach() for x in teacher], banned, temperature)
-            total = values.sum()
-        total.backward()
-        assert not chunked or all(x.grad is None for x in teacher)  # the teacher is a constant
-        results.append((values.detach().float(), hidden.grad, head.grad))
-    for ours, naive in zip(*results):
-        assert torch.allclose(ours, naive, rtol=1e-4, atol=1e-6)
+    teacher = [torch.randn(n, 3).requires_grad_() for n in (7, 13)]
+    rest = torch.tensor(banned, dtype=torch.long), temperature, chunk
+    hidden, head = leaves()
+    total, values = jsd_sum(hidden, head, *teacher, *rest)
+    assert not values.requires_grad and float(total.detach()) == pytest.approx(float(values.sum()))
+    total.backward()
+    assert all(x.grad is None for x in teacher)  # the teacher is a constant
+    plain = list(leaves())
+    naive = naive_jsd(*plain, *[x.detach() for x in teacher], banned, temperature)
+    naive.sum().backward()
+    pairs = (
+        (values, naive.detach().float()),
+        (hidden.grad, plain[0].grad),
+        (head.grad, plain[1].grad),
+    )
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs)
     with torch.no_grad():  # and without a graph
-        assert torch.equal(
-            jsd_sum(
-                hidden, head, *teacher, torch.tensor(banned, dtype=torch.long), temperature, chunk
-            )[1],
-            results[0][0],
-        )
+        assert torch.equal(jsd_sum(hidden, head, *teacher, *rest)[1], values)
 
 
 def test_jsd_gradient_is_the_slope_by_finite_differences():
     torch.manual_seed(1)
-    hidden, head, teacher, teacher_head = (
-        torch.randn(*shape) for shape in ((3, 4), (6, 4), (3, 4), (6, 4))
-    )
+    hidden, head, teacher, teacher_head = (torch.randn(n, 4) for n in (3, 6, 3, 6))
     live = hidden.clone().requires_grad_()
     jsd_sum(live, head, teacher, teacher_head, torch.tensor([5]))[0].backward()
     slope, h = torch.zeros(3, 4, dtype=torch.float64), 1e-6
@@ -446,29 +391,20 @@ def test_jsd_gradient_is_the_slope_by_finite_differences():
         for j in range(4):
             step = torch.zeros(3, 4, dtype=torch.float64)
             step[i, j] = h
-            up, down = (
-                naive_jsd(hidden.double() + s, head, teacher, teacher_head, [5], 1.0).sum()
-                for s in (step, -step)
-            )
+            moved = (hidden.double() + s for s in (step, -step))
+            up, down = (naive_jsd(h, head, teacher, teacher_head, [5], 1.0).sum() for h in moved)
             slope[i, j] = (up - down) / (2 * h)
     assert torch.allclose(live.grad.double(), slope, atol=1e-6)
 
 
 def test_never_more_than_a_chunk_of_logits_for_jsd(monkeypatch):
     rows, mask = [], loss.mask_logits
-    monkeypatch.setattr(
-        loss, "mask_logits", lambda logits, banned: rows.append(len(logits)) or mask(logits, banned)
-    )
+    seen = lambda logits, banned: rows.append(len(logits)) or mask(logits, banned)
+    monkeypatch.setattr(loss, "mask_logits", seen)
     hidden = torch.randn(10, 4, requires_grad=True)
     jsd_sum(hidden, torch.randn(6, 4), torch.randn(10, 4), torch.randn(6, 4), chunk=4)[0].backward()
-    assert rows[:6] == [4, 4, 4, 4, 2, 2] and sorted(rows[6:]) == [
-        2,
-        2,
-        4,
-        4,
-        4,
-        4,
-    ]  # student and teacher, then again
+    # student and teacher, then again
+    assert rows[:6] == [4, 4, 4, 4, 2, 2] and sorted(rows[6:]) == [2, 2, 4, 4, 4, 4]
 
 
 def test_jsd_of_nothing_keeps_the_graph():

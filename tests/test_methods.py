@@ -162,7 +162,7 @@ def test_the_first_forty_percent_are_forced(play):
     box is wrong.
     """
     tails = " or \\boxed{7}", " so it is"
-    head_of = lambda name: HEAD.format(name=name, gold=gold(number(name)))
+    head_of = lambda name: HEAD.format(name=name, gold=gold(name))
     says = lambda name, k: head_of(name) + REST
     continues = lambda name, i: tails[i % 2]
     argv = "--method prefix --batch 8 --aug 0.25"
@@ -186,7 +186,7 @@ def test_a_box_that_begins_in_the_prefix(play):
     """40 % of "q00 \\boxed{100} says it" (4 + 1 + 3 + 1 + 8 + the end: 18 tokens) are 7: the box is
     cut after two digits.
     """
-    says = lambda name, k: f"{name} \\boxed{{{gold(number(name))}}} says it"
+    says = lambda name, k: f"{name} \\boxed{{{gold(name)}}} says it"
     continues = lambda name, i: f"{i}}}"
     argv = "--method prefix --batch 8 --aug 0.125"
     world = play(four_hard, argv, steps=1, says=says, continues=continues)
@@ -252,7 +252,7 @@ def takes(name, k):
     never solves q01.
     """
     right = k % 4 in (0, 2) and name != "q01"
-    return f"{name} take {k}</think>\\boxed{{{gold(number(name)) if right else 555}}}"
+    return f"{name} take {k}</think>\\boxed{{{gold(name) if right else 555}}}"
 
 
 def of_questions(samples):
@@ -267,8 +267,8 @@ def test_off_policy_lessons_are_fresh_correct_teacher_responses(play):
     """To every plain question, hard or easy, new or replayed, and none to q01, which the teacher
     can't solve.
     """
-    more = {"questions": 12, "says": takes, "distiller": tiny.new_model(1), "fresh": False}
-    world = play(own_number, "--method off-distill --batch 4 --replay 1", **more)
+    more = {"questions": 12, "says": takes, "distiller": tiny.new_model(1)}
+    world = play(own_number, "--method off-distill --batch 4 --replay 1 --no-fresh-teacher", **more)
     lm, visits = world.job.policy.lm, Counter()
     for step, record in zip(world.steps, world.records(), strict=True):
         lessons = of_questions(step["read"])

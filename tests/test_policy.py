@@ -274,28 +274,28 @@ def rewarded(cfg):
         digits = tiny.digits_of(q)
         wrong = tiny.printed(q.source, digits)
         text = tiny.summary(tiny.trace(q.source, digits, wrong), wrong)
-        prompts.append(prompt_of(lm, q, ncq(q.question, [text] * 8, [str(wrong)], rng), c))
+        prompts.append(prompt_of(lm, q, ncq(q.question, [text] * 3, [str(wrong)], rng), c))
     drawn = HFEngine(lm).sample(prompts, c.group_size, c.max_response, 3, c.temperature)
     for i, (q, samples) in enumerate(zip(pool, drawn)):
         graded = [replace(s, group_id=i, reward=grade(s.text, q.golds)) for s in samples]
         groups.append(Group(i, "plain", "new", q, tuple(graded)))
+    groups = [g for g in groups if not g.zero_advantage][:6]
     samples = samples_of(groups)
     adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
-    assert sum(not g.zero_advantage for g in groups) >= 6
+    assert len(groups) == 6
     return c, groups, adv
 
 
 def margin(lm, groups):
-    """Mean log-prob of the rewarded less that of the other responses, over the live groups."""
+    """Mean log-prob of the rewarded less that of the other responses, over the groups."""
     out = []
     for g in groups:
-        if not g.zero_advantage:
-            with torch.no_grad():
-                logp, _ = Policy(lm)(list(g.samples))
-            each = logp.split([len(s.response_ids) for s in g.samples])
-            good = [float(x.sum()) for x, s in zip(each, g.samples) if s.reward]
-            bad = [float(x.sum()) for x, s in zip(each, g.samples) if not s.reward]
-            out.append(statistics.fmean(good) - statistics.fmean(bad))
+        with torch.no_grad():
+            logp, _ = Policy(lm)(list(g.samples))
+        each = logp.split([len(s.response_ids) for s in g.samples])
+        good = [float(x.sum()) for x, s in zip(each, g.samples) if s.reward]
+        bad = [float(x.sum()) for x, s in zip(each, g.samples) if not s.reward]
+        out.append(statistics.fmean(good) - statistics.fmean(bad))
     return statistics.fmean(out)
 
 
