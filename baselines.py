@@ -22,12 +22,13 @@ import torch
 from torch import nn
 
 from loss import jsd_sum
+from math_equal import NUMBER_WORDS, answers_equal, options, plain_number
+from math_equal import clean as spell
 from model import collate, response_hidden
 from policy import optimizer_step, shard_micro_batches, update
 from records import Method, Reformulation, RolloutRequest
 from reformulate import clean, pre_cap
-from reward import NUMBER_WORDS, SIGNS, answers_equal, last_boxed, options, plain_number
-from reward import clean as spell
+from reward import SIGNS, last_boxed
 from rollout import fitting
 from teacher import correct_answers
 
@@ -206,21 +207,18 @@ def hint_of(reply, golds, question="", control=()):
     found = re.findall(r"<hint>((?:(?!</?hint>).)*)</hint>", reply, re.DOTALL)
     hint = clean(found[-1], control) if found else ""
     golds = (golds,) if isinstance(golds, str) else golds
-    bad = (
-        not hint
-        or re.search(r"\\f?box(?:ed)?(?![A-Za-z])", hint)
-        or any(gives_away(hint, g, question) for g in golds)
-    )
-    return None if bad else hint
+    if not hint or re.search(r"\\f?box(?:ed)?(?![A-Za-z])", hint):
+        return None
+    return None if any(gives_away(hint, g, question) for g in golds) else hint
 
 
 _NUM = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?"
 _NUMBERS = re.compile(rf"(?<![\w.])({_NUM})(\s*\\?%)?")
-_QUANTITY = re.compile(
-    rf"[\s~$£€¥]*(?:[A-Za-z]\s*=\s*)?({_NUM})[\s~]*(?:\\?%|°|[A-Za-z][A-Za-z.~\s]+[23]?|[mgsLl])?[\s~]*"
-)
+_UNIT = r"(?:\\?%|°|[A-Za-z][A-Za-z.~\s]+[23]?|[mgsLl])?"
+_QUANTITY = re.compile(rf"[\s~$£€¥]*(?:[A-Za-z]\s*=\s*)?({_NUM})[\s~]*{_UNIT}[\s~]*")
 _SAID_TO_BE = r"(?:\b(?:is|are|be|equals?|to|gives?|gets?|makes?|answer)|[=:])\s+"
 _WORD_NUMBERS = re.compile(rf"{_SAID_TO_BE}({'|'.join(NUMBER_WORDS)})\b", re.I)
+_FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
 
 
 def gives_away(hint, gold, question=""):
@@ -233,57 +231,56 @@ def gives_away(hint, gold, question=""):
     through.
     """
     gold = spell((last_boxed(gold) or gold).strip())
-    text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2 ", spell(hint))
     if label := re.fullmatch(r"[(\[]?([A-Z])[.):\]]+[\s~]*(\S.*)", gold):
         return gives_away(hint, label[1], question) or gives_away(hint, label[2])
-    letters = options(gold) or ({gold.upper()} if re.fullmatch("[A-Za-z]", gold) else set())
-    if letters:
-        if all(_as_option(letter, hint) for letter in letters):
-            return True
-        said = [
-            re.search(rf"^[ \t]*\(?{letter}[.):][ \t]+(\S.*)$", question, re.M)
-            for letter in letters
-        ]
-        if any(m and gives_away(hint, m[1]) for m in said):
-            return True
+    if _says_option(hint, gold, question):
+        return True
     if len(gold) < 2 and not gold.isdigit():
         return False
-    if quantity := _QUANTITY.fullmatch(
-        re.sub(r"^([-+]?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", SIGNS.sub("", gold))
-    ):
-        want = plain_number(quantity[1].replace(" ", ""))
-        values = {want, want / 100} if "%" in gold else {want}
-        for m in _NUMBERS.finditer(text):
-            value = plain_number(re.sub(r"\s", "", m[1])) or Fraction(0)
-            if {value, abs(value)} & values or m[2] and value / 100 in values:
-                return True
-        return any(NUMBER_WORDS.index(m[1].lower()) in values for m in _WORD_NUMBERS.finditer(text))
-    if any(
-        answers_equal(side, gold)
-        for m in re.finditer(r"\$([^$]+)\$|\\\((.+?)\\\)", hint)
-        for side in {m[1] or m[2], *(m[1] or m[2]).split("=")}
-    ):
+    plain_gold = re.sub(r"^([-+]?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", SIGNS.sub("", gold))
+    if quantity := _QUANTITY.fullmatch(plain_gold):
+        value = plain_number(quantity[1].replace(" ", ""))
+        return _says_value(hint, {value, value / 100} if "%" in gold else {value})
+    return _says_formula(hint, gold) or _says_words(hint, gold)
+
+
+def _says_option(hint, gold, question):
+    """As the letter, or as the text that stands behind the letter in the question."""
+    letters = options(gold) or ({gold.upper()} if re.fullmatch("[A-Za-z]", gold) else set())
+    if letters and all(_as_option(letter, hint) for letter in letters):
         return True
+    lines = [rf"^[ \t]*\(?{letter}[.):][ \t]+(\S.*)$" for letter in letters]
+    said = [re.search(line, question, re.M) for line in lines]
+    return any(m and gives_away(hint, m[1]) for m in said)
+
+
+def _says_value(hint, values):
+    for m in _NUMBERS.finditer(_FRACTION.sub(r" \1/\2 ", spell(hint))):
+        value = plain_number(re.sub(r"\s", "", m[1])) or Fraction(0)
+        if {value, abs(value)} & values or (m[2] and value / 100 in values):
+            return True
+    words = _WORD_NUMBERS.finditer(_FRACTION.sub(r" \1/\2 ", spell(hint)))
+    return any(NUMBER_WORDS.index(m[1].lower()) in values for m in words)
+
+
+def _says_formula(hint, gold):
+    formulas = [m[1] or m[2] for m in re.finditer(r"\$([^$]+)\$|\\\((.+?)\\\)", hint)]
+    sides = {side for formula in formulas for side in (formula, *formula.split("="))}
+    return any(answers_equal(side, gold) for side in sides)
+
+
+def _says_words(hint, gold):
     tokens = re.findall(r"\\?[A-Za-z]+|\d+(?:\.\d+)?|\S", gold)
     said = r"[\s~$]*".join(map(re.escape, tokens))
-    return (
-        re.search(
-            rf"(?<![\w.]){said}(?!\w)" if re.match(r"\w", said) else rf"{said}(?!\w)",
-            spell(hint),
-            re.I,
-        )
-        is not None
-    )
+    before = r"(?<![\w.])" if re.match(r"\w", said) else ""
+    return re.search(rf"{before}{said}(?!\w)", spell(hint), re.I) is not None
 
 
 def _as_option(letter, hint):
     low = letter.lower()
-    return bool(
-        re.search(
-            rf"[(\[]\s*[{letter}{low}]\s*[)\]]|(?<![\w.]){letter}\s*[.):](?!\w)|\*\*{letter}\*\*"
-            rf"|\b(?i:option|choice|letter)s?\b[\s:(\"'*]*[{letter}{low}](?!\w)"
-            rf"|\b(?i:answer|is|be|choose|pick|select)\b[\s:=(\"'*]*{letter}(?!\w|\s+[a-z])",
-            hint,
-        )
-        or hint.strip() in (letter, low)
+    forms = (
+        rf"[(\[]\s*[{letter}{low}]\s*[)\]]|(?<![\w.]){letter}\s*[.):](?!\w)|\*\*{letter}\*\*"
+        rf"|\b(?i:option|choice|letter)s?\b[\s:(\"'*]*[{letter}{low}](?!\w)"
+        rf"|\b(?i:answer|is|be|choose|pick|select)\b[\s:=(\"'*]*{letter}(?!\w|\s+[a-z])"
     )
+    return bool(re.search(forms, hint)) or hint.strip() in (letter, low)

@@ -61,7 +61,8 @@ class Config:
         "default: tiny for the tiny student, the folder zppo-77k for the others by name")
     map: str = knob("", "our key = the data set's column: "
         "question=problem,answer=solution,image=image")
-    skip_bad: bool = knob(False, "skip questions that can't be used, with a counted warning",
+    skip_bad: bool = knob(False, "skip questions that can't be used (picture, length, "
+        "type, gold), with a counted warning",
         free=True)
     heldout: str = knob("", "questions to measure before and after; the tiny world brings its own")
     out: str = knob("", "folder of the run; default: the next free runs/NAME-N", free=True)
@@ -99,6 +100,7 @@ class Config:
         "solves (ours)", 1)
     max_prompt: int = knob(4096, "tokens of a plain prompt, image tokens included; BCQ and NCQ "
         "only by the context window", 1, tiny=256)
+    max_pixels: int = knob(0, "scale larger pictures down to so many pixels; 0: as they are", 0)
     max_response: int = knob(12288, "tokens of a response, student and teacher", 1, tiny=40)
     max_summary: int = knob(512, "tokens of a compressed candidate", 1, tiny=40)
     replay: float = knob(0.25, "rho_replay: replayed prompts per new prompt, in addition to them",
@@ -319,14 +321,15 @@ def resolve_teacher(cfg):
     """Fill in who the teacher is and where. Raises ValueError for flags that exclude each other."""
     distill = cfg.method in DISTILL
     cfg.teacher_given = bool(cfg.teacher)
-    if cfg.teacher_url and (cfg.teacher or distill or cfg.teacher_ranks > 0):
+    elsewhere = cfg.teacher or distill or cfg.teacher_ranks > 0
+    if cfg.teacher_url and elsewhere:
         raise ValueError(
             "--teacher-url is the teacher: give it without --teacher, --teacher-ranks and "
             "distillation, which reads the teacher's weights"
         )
     own_student = cfg.student not in STUDENTS
-    nobody = not cfg.teacher and not cfg.teacher_url
-    if own_student and nobody and (needs_teacher(cfg) or distill):
+    asked = needs_teacher(cfg) or distill
+    if own_student and asked and not (cfg.teacher or cfg.teacher_url):
         raise ValueError(
             f"--student {cfg.student} needs a --teacher (or --method grpo); the tiny one knows "
             f"only digits"
@@ -334,7 +337,8 @@ def resolve_teacher(cfg):
     on_cpu = cfg.device == "cpu" and cfg.teacher_ranks < 0
     if cfg.teacher_url or on_cpu or not needs_teacher(cfg):
         cfg.teacher_ranks = 0  # no process has to serve it
-    cfg.teacher = cfg.teacher or ("tiny" if own_student or cfg.student == "tiny" else "27b")
+    default = "tiny" if cfg.student == "tiny" or own_student else "27b"
+    cfg.teacher = cfg.teacher or default
     cfg.teacher_path = TEACHERS.get(cfg.teacher, cfg.teacher)
     if distill:  # its forward is sharded and multiplied in bfloat16
         cfg.teacher_path = cfg.teacher_path.removesuffix("-FP8")

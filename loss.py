@@ -24,6 +24,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 NORMS = ("nonzero", "all", "none")
+LOWEST = torch.finfo(torch.float32).min  # of a logit with probability 0; -inf * 0 would be nan
 
 
 def advantages(rewards, group_ids, norm="nonzero", eps=1e-8):
@@ -56,9 +57,8 @@ def advantages(rewards, group_ids, norm="nonzero", eps=1e-8):
     if norm == "none" or not spread.any():
         return a
     over = a[spread] if norm == "nonzero" else a
-    a = (a - over.mean()) / (
-        over.std(correction=0) + eps
-    )  # Eq. 3; population std makes Eqs. 4-6 exact
+    std = over.std(correction=0)  # of the population: makes Eqs. 4-6 exact
+    a = (a - over.mean()) / (std + eps)  # Eq. 3
     return torch.where(spread, a, 0.0)
 
 
@@ -71,9 +71,8 @@ def policy_loss_sum(logp, old_logp, adv, clip_low=0.2, clip_high=0.28, dual_clip
     its ratio. Returns (sum, stats); stats: {"tokens", "clipped", "dual_clipped"} as ints and
     "ratio_max", for logging.
     """
-    ratio = torch.exp(
-        (logp - old_logp).clamp(-20, 20)
-    )  # beyond that every clip is bound; exp(89) would make 0 * inf
+    # beyond 20 every clip is bound; exp(89) would make 0 * inf
+    ratio = torch.exp((logp - old_logp).clamp(-20, 20))
     surrogate = -torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
     ceiling = -dual_clip * adv
     per_token = torch.where(adv < 0, torch.minimum(surrogate, ceiling), surrogate)
@@ -107,11 +106,9 @@ def mask_logits(logits, banned):
     finfo.min rather than -inf, so that 0 * logit stays 0 in the entropy.
     """
     logits = logits.float()
-    return (
-        logits
-        if banned is None or len(banned) == 0
-        else logits.index_fill(-1, banned, torch.finfo(torch.float32).min)
-    )
+    if banned is None or len(banned) == 0:
+        return logits
+    return logits.index_fill(-1, banned, LOWEST)
 
 
 def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=4096, entropy=True):
@@ -123,10 +120,9 @@ def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=409
     pass. entropy: False returns zeros for it, and saves a pass over the logits where nobody reads
     it. Returns logp (N,) and entropy (N,) in nats, fp32; the entropy carries no gradient.
     """
-    if len(tokens) == 0:
-        return hidden.sum(-1).float(), hidden.sum(
-            -1
-        ).float().detach()  # empty, and still part of the graph
+    if len(tokens) == 0:  # empty, and still part of the graph
+        nothing = hidden.sum(-1).float()
+        return nothing, nothing.detach()
     device = hidden.device.type  # autocast is off in backward: name the dtype here
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return _ChunkedLogp.apply(hidden, weight, tokens, banned, temperature, chunk, entropy, dtype)
@@ -135,10 +131,8 @@ def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=409
 def _chunk_logits(hidden, weight, banned, temperature):
     logits = (hidden @ weight.T).float()  # (chunk, V), ours alone: in place from here on
     logits = logits if temperature == 1 else logits.div_(temperature)
-    if banned is not None and len(banned):
-        logits.index_fill_(
-            -1, banned, torch.finfo(torch.float32).min
-        )  # after the division, or it becomes -inf
+    if banned is not None and len(banned):  # after the division, or it becomes -inf
+        logits.index_fill_(-1, banned, LOWEST)
     return logits
 
 
@@ -176,46 +170,26 @@ class _ChunkedLogp(torch.autograd.Function):
         banned, temperature, chunk, dtype = ctx.rest
         with torch.autocast(hidden.device.type, enabled=False):
             h, w, grad = hidden.to(dtype), weight.to(dtype), grad / temperature
-            d_hidden, d_weight = (
-                torch.empty_like(h),
-                torch.zeros_like(w, dtype=torch.float32),
-            )  # a sum over chunks
+            d_hidden = torch.empty_like(h)
+            d_weight = torch.zeros_like(w, dtype=torch.float32)  # a sum over chunks
             for i in range(0, len(tokens), chunk):
                 part = slice(i, i + chunk)
-                d = (
-                    _chunk_logits(h[part], w, banned, temperature).sub_(lse[part, None]).exp_()
-                )  # softmax
+                logits = _chunk_logits(h[part], w, banned, temperature)
+                d = logits.sub_(lse[part, None]).exp_()  # softmax
                 d.mul_(-grad[part, None]).scatter_add_(-1, tokens[part, None], grad[part, None])
                 d = d.to(dtype)
                 d_hidden[part] = d @ w
                 d_weight += d.T @ h[part]
-        return (
-            d_hidden.to(hidden.dtype),
-            d_weight.to(weight.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), *[None] * 6
 
 
-def jsd_sum(
-    student_hidden,
-    student_head,
-    teacher_hidden,
-    teacher_head,
-    banned=None,
-    temperature=1.0,
-    chunk=1024,
-):
+def jsd_sum(student, student_head, teacher, teacher_head, banned=None, temperature=1.0, chunk=1024):
     """Jensen-Shannon divergence of student and teacher at each token, over the full vocabulary,
     summed over tokens.
 
     JSD = KL(p||m)/2 + KL(q||m)/2 with m = (p + q)/2, in nats: 0 where p = q, at most ln 2,
-    symmetric. Softmax in fp32, of logits / temperature. student_hidden, teacher_hidden: (N, Ds),
-    (N, Dt), at the same N places; heads: (V, Ds), (V', Dt). Where the vocabularies are padded to
+    symmetric. Softmax in fp32, of logits / temperature. student, teacher: hidden states (N, Ds) and
+    (N, Dt) at the same N places; heads: (V, Ds), (V', Dt). Where the vocabularies are padded to
     different sizes, the ids that only one of them has get probability 0, as the `banned` ones do.
     Only the student carries a gradient. Never more than (chunk, V) logits of each; a chunk is
     recomputed in the backward pass. Returns the sum, and the (N,) divergences, detached.
@@ -225,9 +199,8 @@ def jsd_sum(
 
     def log_probs(h, head):
         # divided before masking: finfo.min / 0.5 would be -inf, and -inf - -inf below nan
-        return torch.log_softmax(
-            mask_logits((h @ head[:V].T).float() / temperature, banned), dim=-1
-        )  # (chunk, V)
+        logits = (h @ head[:V].T).float() / temperature  # (chunk, V)
+        return torch.log_softmax(mask_logits(logits, banned), dim=-1)
 
     def part(hs, ht):
         logp = log_probs(hs, student_head)
@@ -240,21 +213,11 @@ def jsd_sum(
         p_over_m, q_over_m = (math.log(2) - torch.logaddexp(zero, r) for r in (ratio, -ratio))
         return ((logp.exp() * p_over_m).sum(-1) + (logq.exp() * q_over_m).sum(-1)) / 2
 
-    if len(student_hidden) == 0:
-        return student_hidden.sum().float(), student_hidden.new_zeros(
-            0
-        ).float()  # empty, and still part of the graph
-    per_token = torch.cat(
-        [
-            checkpoint(
-                part,
-                student_hidden[i : i + chunk],
-                teacher_hidden[i : i + chunk],
-                use_reentrant=False,
-            )
-            if torch.is_grad_enabled()
-            else part(student_hidden[i : i + chunk], teacher_hidden[i : i + chunk])
-            for i in range(0, len(student_hidden), chunk)
-        ]
-    )
+    if len(student) == 0:  # empty, and still part of the graph
+        return student.sum().float(), student.new_zeros(0).float()
+    parts = zip(student.split(chunk), teacher.split(chunk))
+    if torch.is_grad_enabled():
+        per_token = torch.cat([checkpoint(part, *hidden, use_reentrant=False) for hidden in parts])
+    else:
+        per_token = torch.cat([part(*hidden) for hidden in parts])
     return per_token.sum(), per_token.detach()

@@ -8,6 +8,7 @@ way and simply have no image processor.
     lm = load("assets/student")
 """
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,8 +26,10 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from loss import mask_logits
 from processor import pixels, positions
 
 # hints about kernels that only a GPU has would bury our own lines
@@ -49,6 +52,7 @@ class LM:
     image_id: int = -1  # placeholder ids; -1: the model has none
     video_id: int = -1
     compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
+    max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
 
     @property
@@ -77,6 +81,10 @@ class LM:
         if self.sharded or self.compute in (torch.float32, stored):
             return nullcontext()
         return torch.autocast(self.device.type, self.compute)
+
+    def logits(self, hidden):
+        """(..., V) logits of (..., D) hidden states in fp32; probability 0 on the banned ids."""
+        return mask_logits(hidden @ self.head.T, self.banned)
 
     def blocks(self):
         """The decoder blocks, in order: what FSDP gathers one after the other."""
@@ -217,12 +225,21 @@ def save(lm, folder, weights=None):
     """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image
     processor.
 
-    weights: {name: full tensor} where the net itself holds only shards of them.
+    weights: {name: full tensor} where the net itself holds only shards of them. What belongs to
+    classes that are not loaded here (the video processor) is copied, so that servers find it.
     """
     lm.net.save_pretrained(folder, state_dict=weights)
     lm.tokenizer.save_pretrained(folder)
-    if lm.image_processor is not None:
-        lm.image_processor.save_pretrained(folder)
+    if lm.image_processor is None:
+        return
+    lm.image_processor.save_pretrained(folder)
+    for name in ("video_preprocessor_config.json", "processor_config.json"):
+        quiet = {
+            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")
+        }
+        source = cached_file(lm.path, name, **quiet, _raise_exceptions_for_connection_errors=False)
+        if source:
+            shutil.copyfile(source, Path(folder) / name)
 
 
 # ---- forward -------------------------------------------------------------------------------------

@@ -117,13 +117,7 @@ def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=No
     rng = rng or random.Random(cfg.seed)
     clock = clock or (lambda phase: nullcontext())
     rows = list(zip([s for g in groups for s in g.samples], advantages))  # (Sample, advantage)
-    order = list(range(len(groups)))
-    rng.shuffle(order)
-    minibatches = []
-    for k in range(cfg.iterations):
-        chosen = order[k :: cfg.iterations]
-        n = cfg.group_size
-        minibatches.append([row for g in chosen for row in rows[g * n : (g + 1) * n]])
+    minibatches = split_minibatches(rows, cfg, rng)
     # The same micro-batches for old_logp and for the update: in bf16 another grouping alone moves
     # the ratios.
     active = [[row for row in minibatch if row[1] != 0] for minibatch in minibatches]
@@ -140,16 +134,27 @@ def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=No
     norms = []
     with clock("update"):
         for minibatch, some, old in zip(minibatches, batches, old_logps):
-            # of the whole minibatch, on all ranks
-            n_tokens = max(1, sum(len(s.response_ids) for s, _ in minibatch))
+            n_tokens = max(1, count_tokens(minibatch))  # of the whole minibatch, on all ranks
             with optimizer_step(policy, optimizer, cfg, norms):
                 for (batch, weight), old_logp in zip(some, old):
                     loss = _batch_loss(policy, batch, weight, old_logp, cfg, metrics)
                     # FSDP averages gradients over the ranks; this is a sum
                     (loss * weight * world.size / n_tokens).backward()
                     world.heartbeat()
-    all_tokens = sum(len(s.response_ids) for s, _ in rows)
-    return metrics.reduce(world, all_tokens) | {"grad_norm": sum(norms) / len(norms)}
+    return metrics.reduce(world, count_tokens(rows)) | {"grad_norm": sum(norms) / len(norms)}
+
+
+def split_minibatches(rows, cfg, rng):
+    """The rows of a step, dealt by group to cfg.iterations minibatches; rng: random.Random."""
+    n = cfg.group_size
+    groups = [rows[i : i + n] for i in range(0, len(rows), n)]
+    rng.shuffle(groups)
+    return [sum(groups[k :: cfg.iterations], []) for k in range(cfg.iterations)]
+
+
+def count_tokens(rows):
+    """Response tokens of rows (Sample, advantage)."""
+    return sum(len(s.response_ids) for s, _ in rows)
 
 
 def _batch_loss(policy, batch, weight, old_logp, cfg, metrics):

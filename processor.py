@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import torch
 
-from data import decode
+from pictures import decode
 from records import Prompt
 
 # Ours in wording, the paper's in content: think first, inside tags, then the final answer in a box.
@@ -111,15 +111,20 @@ def pixels(lm, prompt):
     """
     out = {}
     if prompt.images:
-        x = lm.image_processor(images=_opened(prompt.images, prompt), return_tensors="pt")
+        x = lm.image_processor(
+            images=opened(prompt.images, prompt, lm.max_pixels), return_tensors="pt"
+        )
         out["image"] = x["pixel_values"], x["image_grid_thw"]
     if prompt.video:
-        out["video"] = _video_pixels(lm, _opened(prompt.video, prompt))
+        out["video"] = _video_pixels(lm, opened(prompt.video, prompt))
     return out
 
 
-def _opened(pictures, prompt):
-    return decode(pictures, repr(prompt.text[:60]))
+def opened(pictures, prompt, max_pixels=0):
+    """The PIL images of a Prompt's images or video, larger ones scaled down to max_pixels (0: as
+    they are). Raises BadImage where one does not open.
+    """
+    return decode(pictures, repr(prompt.text[:60]), max_pixels)
 
 
 def _video_pixels(lm, frames):
@@ -135,9 +140,8 @@ def _video_pixels(lm, frames):
     p = lm.image_processor.patch_size
     # frame f of a patch has tp equal copies
     values = x["pixel_values"].view(len(frames) // tp, tp, h * w, -1, tp, p * p)
-    values = torch.stack(
-        [values[:, f, :, :, f] for f in range(tp)], dim=3
-    )  # (T/tp, h*w, C, tp, p*p)
+    frames_of_patch = [values[:, f, :, :, f] for f in range(tp)]
+    values = torch.stack(frames_of_patch, dim=3)  # (T/tp, h*w, C, tp, p*p)
     return values.reshape(-1, x["pixel_values"].shape[1]), torch.tensor([[len(frames) // tp, h, w]])
 
 

@@ -95,6 +95,8 @@ class Reformulation(NamedTuple):
     requests: list[RolloutRequest]  # at most the cap, BCQs first
     teacher_answers: dict[int, list[Sample]]  # correct ones, by the id of each hard plain group
     too_long: int  # prompts that were left out because they fill the context window
+    candidates_asked: int = 0  # responses that were to be shown, and those that can be: their
+    candidates_usable: int = 0  # summaries still carry their label (teacher.faithful)
 
 
 class Method(NamedTuple):

@@ -1,5 +1,5 @@
-r"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO section
-3.2, Algorithm 1).
+r"""Which failed questions come back as BCQ and NCQ prompts, and what those prompts say (ZPPO
+section 3.2, Algorithm 1).
 
 * BCQ, binary candidate-included question (Fig. 17): one correct teacher response beside one wrong
   student response.
@@ -52,9 +52,8 @@ def clean(text, control=()):
     """
     longest_first = sorted({*TAGS, *control}, key=len, reverse=True)
     parts = [re.escape(t).replace("</", r"<\s*/\s*").replace(">", r"\s*>") for t in longest_first]
-    tags = re.compile(
-        "|".join(parts), re.IGNORECASE
-    )  # `</Candidate >` reads as a tag to a model, too
+    # `</Candidate >` reads as a tag to a model, too
+    tags = re.compile("|".join(parts), re.IGNORECASE)
     while (shorter := tags.sub("", text)) != text:
         text = shorter
     return text.strip()

@@ -12,42 +12,41 @@ trained on. What it does:
 * `hints`: help without the answer (Fig. 19), for the hint baseline.
 
 Ours: the paper redraws answers on every visit of a question (--fresh-teacher). By default one
-without a correct answer gets G_T more on each visit, up to cfg.teacher_max, and one with a correct
-answer no more.
+without a correct answer gets G_T more on each visit, up to cfg.teacher_max, and others no more.
 
 What the run sees depends neither on timing nor on a kill, as drawing and taking are two things:
 * A draw is a function of (run seed, key, answers drawn of this key before), whoever asks, whenever.
   The key is a digest of prompt and sampling settings. The memo keeps draws by (key, visit).
-* How many visits of a question the run has TAKEN is state of the run, part of its checkpoint. What
-  was drawn ahead for a question that turned out easy waits in the memo for the visit that takes it,
-  as does what a killed run had drawn after its last checkpoint; what is lost is drawn again.
-* Fresh draws are functions of (run seed, key, step), kept in memory for their step only: a resumed
-  run draws those of the step that it repeats again, from the same seeds.
+* How many visits the run has TAKEN of a key is state of the run, part of its checkpoint. What was
+  drawn ahead for a question that turned out easy waits in the memo for the visit that takes it, as
+  does what a killed run had drawn after its last checkpoint; what is lost is drawn again.
+* Fresh draws are functions of (run seed, key, step), in memory for their step: a resumed run draws
+  those of the step that it repeats again, from the same seeds.
 
 With an engine on servers, `begin` lets the teacher work while the students sample (the paper's
-overlap), `keep_only` takes back what turned out not to be needed, and summaries, hints and verdicts
-go before answers. A local engine samples what is needed when it is needed.
+overlap), `keep_only` takes back what is not needed, and summaries, hints and verdicts go before
+answers. A local engine samples what is needed when it is needed.
 
     teacher = Teacher(engine, Memo("runs/x/teacher.jsonl", fingerprint("assets/teacher")), cfg)
     [answers] = teacher.answers([question], step=1)
 """
 
 import hashlib
-import json
 import re
 import threading
 import time
-from functools import cached_property
 
-from data import decode
+from pictures import decode
 from engines.base import seed_of
 from engines.pending import Pending
+from judge import JUDGE_TOKENS, judge_prompt, verdict_of
+from math_equal import answers_equal
 from processor import CLOSER
 from records import Prompt, Sample
 from reformulate import clean
-from reward import answers_equal, grade, last_boxed
+from reward import grade, last_boxed
 
-# Figures 16, 19 and 9 in our words.
+# Figures 16 and 19 in our words.
 COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five \
 lines. Keep only the essential steps and the final answer. Leave out exploration and \
 self-correction, derive nothing new, and end with the final answer in \\boxed{{}}.
@@ -62,24 +61,6 @@ final answer, nor a box, nor the full solution.
 <response>
 {response}
 </response>"""
-JUDGE = """You compare a response with the gold answer of a question. Do not solve the question \
-and do not judge the reasoning.
-The response is correct if its final answer means the same as the gold answer: another notation, \
-a unit, an equivalent expression or
-the text of the right option is fine. It is wrong if the answers differ, if it gives several \
-answers, or if it gives none.
-
-Question:
-{question}
-{options}
-
-Response:
-{response}
-
-Gold answer: {answer}
-
-Reply with JSON only, either {"verdict": "correct"} or {"verdict": "wrong"}."""
-JUDGE_TOKENS, JUDGE_CHARS = 512, 8000  # of its reply; of the end of a response, that it is shown
 
 
 class Teacher:
@@ -99,7 +80,7 @@ class Teacher:
         self.judging = {"max_new_tokens": JUDGE_TOKENS, "temperature": 0.0, "top_p": 1.0}
         self.taken = {}  # key -> visits whose answers the run has seen
         self.solved = set()  # keys with a correct answer among those
-        self.keys, self.prompts = {}, {}  # question id -> key; -> Prompt, until it is asked
+        self.keys = {}  # question id -> key: for it, pictures are opened once
         # ids of requests: ("answer", key, visit, n), ("draw", key, step, n), (kind, key, 0, 1)
         self.pending = Pending(engine)
         self.unsaved = {}  # id -> records that are not for the disk
@@ -109,11 +90,10 @@ class Teacher:
         self.reset()
 
     def reset(self):
-        """Counters at zero, for the log of a step: seconds waited; requests and tokens by kind;
-        responses shown to the judge, asked about anew, called correct, with malformed replies.
+        """Counters at zero, for the log of a step: seconds waited; responses shown to the judge,
+        asked about anew, called correct, with malformed replies.
         """
-        kinds = ("answer", "summary", "hint", "judge")
-        self.waited, self.asked = 0.0, {kind: {"requests": 0, "tokens": 0} for kind in kinds}
+        self.waited = 0.0
         self.judged = {"shown": 0, "asked": 0, "correct": 0, "malformed": 0}
 
     def state(self):
@@ -137,25 +117,23 @@ class Teacher:
         """The known answers to each data.Question, graded, oldest first: a list of lists of Sample
         (kind "teacher", no log-probs, a Prompt without pictures). Only fresh ones depend on step.
         """
-        n = self.cfg.teacher_n
         if self.cfg.fresh_teacher:
-            return self.fresh_answers(questions, step, n)
+            return self.fresh_answers(questions, step, self.cfg.teacher_n)
         asked = {self._key(q): q for q in questions}  # one that stands twice is asked once
-        known = [(key, visit) for key in asked for visit in range(self.taken.get(key, 0))]
+        known = [self._visit(key, v) for key in asked for v in range(self.taken.get(key, 0))]
+        drawn = self._draw({i: asked[i[1]] for i in known})
+        new = [self._visit(key) for key in asked if self._wants_more(key)]
+        drawn |= self._draw({i: asked[i[1]] for i in new})
         found = {key: [] for key in asked}
-        for i, samples in self._draw({("answer", *at, n): asked[at[0]] for at in known}).items():
-            found[i[1]] += samples
-        visits = {self._visit(key): q for key, q in asked.items() if self._wants_more(key)}
-        for (_, key, visit, _), samples in self._draw(visits).items():
+        for (_, key, visit, _), samples in drawn.items():
             found[key] += samples
             self.taken[key] = visit + 1
         return [found[self._key(q)] for q in questions]
 
     def fresh_answers(self, questions, step, n):
         """n newly drawn answers to each question, as answers(); within a step the same."""
-        old = [i for i in self.unsaved if i[0] == "draw" and i[2] < step]
-        for i in old:
-            del self.unsaved[i]
+        draws = {i: r for i, r in self.unsaved.items() if i[0] != "draw" or i[2] >= step}
+        self.unsaved = draws  # without those of earlier steps
         ids = [("draw", self._key(q), step, n) for q in questions]
         drawn = self._draw(dict(zip(ids, questions)))
         return [drawn[i] for i in ids]
@@ -194,7 +172,6 @@ class Teacher:
         for i, question in wanted.items():
             self._start_draw(i, question)
         self._wait(wanted)
-        self.prompts.clear()
         drawn = [self._records(i) for i in wanted]
         texts = [record["text"] for records in drawn for record in records]
         if texts and not self.answered and not any(map(str.strip, texts)):
@@ -207,35 +184,35 @@ class Teacher:
             bare = Prompt((), text=q.question)
             made = [(bare, tuple(a["ids"]), (), a["text"], a["truncated"]) for a in records]
             out[i] = [Sample(*m, kind="teacher", reward=r) for m, r in zip(made, graded)]
-            if any(graded):
-                self.solved.add(i[1])
+        self.solved |= {i[1] for i, samples in out.items() if any(s.reward for s in samples)}
         return out
 
     def _start_draw(self, i, question):
         if not self._records(i):
             kind, key, visit, n = i
             parts = i if kind == "draw" else (kind, key, visit * n)
-            make = lambda: self.prompts.pop(question.id, None) or self._prompt(question)
-            seed = seed_of(self.cfg.seed, *parts)
-            self.pending.start(i, make, n, seed, priority=1, **self.sampling)
+            prompt, seed = self._prompt(question), seed_of(self.cfg.seed, *parts)
+            self.pending.start(i, prompt, n, seed, priority=1, **self.sampling)
 
-    def _visit(self, key):
-        return "answer", key, self.taken.get(key, 0), self.cfg.teacher_n
+    def _visit(self, key, visit=None):
+        visit = self.taken.get(key, 0) if visit is None else visit
+        return "answer", key, visit, self.cfg.teacher_n
 
     def _wants_more(self, key):
         drawn = self.taken.get(key, 0) * self.cfg.teacher_n
         return key not in self.solved and drawn < self.cfg.teacher_max
 
     def _prompt(self, question):
-        images, video = decode(question.images, question.id), decode(question.video, question.id)
-        return self.engine.encode(question.question + CLOSER, images, video, self.cfg.thinking)
+        text, thinking = question.question + CLOSER, self.cfg.thinking
+        return self.engine.encode(text, question.images, question.video, thinking)
 
     def _key(self, question):
         if question.id not in self.keys:
-            self.prompts[question.id] = p = self._prompt(question)
-            pictures = *map(_bytes, (*p.images, *p.video)), p.video_fps if p.video else 0
-            text = p.ids or (p.text, p.thinking)
-            self.keys[question.id] = _digest("answer", self.sampling, text, *pictures)
+            p = self._prompt(question)
+            sources, most = (*p.images, *p.video), self.cfg.max_pixels
+            pictures = map(_bytes, decode(sources, question.id, most))
+            parts = p.ids or (p.text, p.thinking), *pictures, p.video_fps if p.video else 0
+            self.keys[question.id] = _digest("answer", self.sampling, *parts)
         return self.keys[question.id]
 
     # ---- grading ---------------------------------------------------------------------------------
@@ -295,8 +272,9 @@ class Teacher:
 
     def _written(self, kind, texts, sampling):
         """The reply to each text, asked once; "" for an empty text, and for one too long."""
-        digests = [_digest(kind, sampling, self.template, text) for text in texts]
-        ids = [(kind, digest, 0, 1) if text else None for digest, text in zip(digests, texts)]
+        bare = self.engine.encode("x", thinking=False)
+        template = bare.ids or bare.text  # the chat template in a key: cheaper than all the ids
+        ids = [(kind, _digest(kind, sampling, template, t), 0, 1) if t else None for t in texts]
         for i, text in dict(zip(ids, texts)).items():
             if not i or self._records(i) or i in self.pending:
                 continue
@@ -305,17 +283,11 @@ class Teacher:
                 self.memo.put([(i[1], 0, [{"text": ""}])])
                 continue
             seed = seed_of(self.cfg.seed, *i[:2])
-            self.pending.start(i, lambda: prompt, 1, seed, **sampling)
+            self.pending.start(i, prompt, 1, seed, **sampling)
             if kind == "judge":
                 self.judged["asked"] += 1
         self._wait([i for i in ids if i])
         return [self._records(i)[0]["text"] if i else "" for i in ids]
-
-    @cached_property
-    def template(self):
-        """The chat template as part of a key: cheaper than all the ids of a long text."""
-        prompt = self.engine.encode("x", thinking=False)
-        return prompt.ids or prompt.text
 
     # ---- what comes back -------------------------------------------------------------------------
 
@@ -332,16 +304,14 @@ class Teacher:
         """Keep the records of (id, Samples) pairs: on disk before anyone may see them."""
         saved = []
         for i, samples in drawn:
-            kind = "answer" if i[0] == "draw" else i[0]
-            self.asked[kind]["requests"] += 1
-            self.asked[kind]["tokens"] += sum(len(s.response_ids) for s in samples)
-            records = [{"text": s.text} for s in samples]
-            if kind == "answer":
+            if i[0] in ("answer", "draw"):
                 self.answered = self.answered or any(s.text.strip() for s in samples)
-                for record, s in zip(records, samples):
-                    record |= {"ids": list(s.response_ids), "truncated": s.truncated}
+            records = [
+                {"text": s.text, "ids": list(s.response_ids), "truncated": s.truncated}
+                for s in samples
+            ]
             # the empty answers of a teacher that never said a word must not meet the next run
-            if i[0] == "draw" or (kind == "answer" and not self.answered):
+            if i[0] == "draw" or (i[0] == "answer" and not self.answered):
                 self.unsaved[i] = records
             else:
                 saved.append((*i[1:3], records))
@@ -392,37 +362,6 @@ def _bytes(image):
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
 
-# ---- the judge -----------------------------------------------------------------------------------
-
-
 def judge_item(question, sample):
     """What Teacher.judge wants to know about a Sample; options stand in the question."""
     return question.question, sample.text, question.golds, sample.truncated
-
-
-def judge_prompt(question, response, golds, truncated=False):
-    """What the judge is asked about a response; "" when nothing follows its thinking."""
-    text = final(response, truncated)[-JUDGE_CHARS:]
-    answer = golds if isinstance(golds, str) else " or ".join(golds)
-    values = {"question": question, "options": "", "response": text, "answer": answer}
-    slots = rf"\{{({'|'.join(values)})\}}"  # in one pass: braces in a response are no slots
-    return re.sub(slots, lambda m: values[m[1]], JUDGE) if text else ""
-
-
-def verdict_of(reply):
-    """True, False, or None when the judge's reply is not exactly the JSON that was asked for."""
-    try:
-        said = json.loads(final(reply))
-    except (ValueError, RecursionError):
-        return None
-    if said == {"verdict": "correct"}:
-        return True
-    return False if said == {"verdict": "wrong"} else None
-
-
-def final(response, truncated=False):
-    """The part after the last </think>; without the tag the whole response, or "" when it was cut
-    while still thinking.
-    """
-    _, tag, tail = response.rpartition("</think>")
-    return "" if truncated and not tag else tail.strip()

@@ -38,8 +38,9 @@ from records import KINDS, Method, Reformulation, RolloutRequest
 from reformulate import bcq, clean, distinct, ncq, post_cap, pre_cap
 from reward import last_boxed
 from rollout import fitting, rollout, sync_weights
-from runtime import console, launch
+from runtime import alarms, console, launch
 from runtime.metrics import Clock, heldout_record, peak_gb, reset_counters, step_record
+from runtime.sampler_check import check_sampler
 from teacher import correct_answers
 
 
@@ -58,12 +59,13 @@ def train(cfg, job, stop):
 
         # 1. Plain rollouts: X = X_new + X_replay. The replayed prompts come in addition to the new.
         with clock("rollout"):
-            new = launch.next_questions(job.questions, state, cfg, world)
-            replayed = [job.questions.find(i) for i in buffer.draw(cfg.replayed_prompts, rng)]
+            replayed_ids = buffer.draw(cfg.replayed_prompts, rng)
+            new, replayed, position = launch.next_questions(job, replayed_ids, cfg)
             requests = [RolloutRequest("plain", "new", q, q.question) for q in new]
             requests += [RolloutRequest("plain", "replay", q, q.question) for q in replayed]
             launch.begin_teacher(requests, step, cfg, teacher, world)  # works beside the students
             plain = rollout(engine, requests, step, cfg, world, 0, teacher, stop)
+            check_sampler(job.policy, engine, plain, cfg, world)
 
         # 2. Teacher answers, on the hard questions only.  3. Pre-cap: the hardest of them.
         # 4. Their BCQ and NCQ prompts, from compressed candidates.  5. Post-cap, and sample them.
@@ -86,8 +88,9 @@ def train(cfg, job, stop):
         buffer.refresh(mean_reward_by_question(plain), step)
 
         # What happened, for people and for the next run.
-        state.finish_step(step, cfg.new_prompts)
+        state.finish_step(step, position)
         record = step_record(step, groups, adv, reformulated, metrics, clock, job)
+        record["alarms"] = alarms.check(state.alarms, record, groups, reformulated, cfg)
         job.checkpoints.capture(state, record)
         if due(step, cfg.eval_every, cfg):
             state.heldout_now = evaluate_on_all_ranks(engine, job.heldout, cfg, world, stop)
@@ -142,7 +145,9 @@ def reformulate(plain, step, cfg, engine, teacher, world, rng, clock):
             too_long += left_out
         requests = post_cap(prompts, cfg.max_reformulated)
         requests.sort(key=lambda request: KINDS.index(request.kind))  # stable
-    return Reformulation(requests, answers, too_long)
+    asked = sum(len(answers[g.id]) + len(wrong_samples[g.id]) for g in hardest)
+    usable = sum(len(correct[g.id]) + len(wrong[g.id]) for g in hardest)
+    return Reformulation(requests, answers, too_long, asked, usable)
 
 
 ZPPO = Method(reformulate, update)

@@ -77,15 +77,15 @@ class Report:
         self.unit = "seconds" if self.cuda else "core-s"
         self.rate = matmul_rate(cfg.device, getattr(torch, cfg.dtype))
         self.missing, self.shapes = [], []
-        where = f"cpu, {torch.get_num_threads()} thread(s)"
+        where, per = f"cpu, {torch.get_num_threads()} thread(s)", " a core"
         if self.cuda:
-            where = torch.cuda.get_device_name()
+            where, per = torch.cuda.get_device_name(), ""
         self.numbers = {"args": vars(args), "shapes": self.shapes, "where": where}
         self.numbers |= {"dtype": cfg.dtype, "matmul_flops": self.rate, "torch": torch.__version__}
         count = sum(p.numel() for p in self.lm.net.parameters()) / 1e6
         self.title = (
             f"{args.student}: {count:,.2f} M parameters, random, text only, {cfg.dtype} on "
-            f"{where}; matrix products {self.rate / 1e12:.3g} TFLOP/s{'' if self.cuda else ' a core'}"
+            f"{where}; matrix products {self.rate / 1e12:.3g} TFLOP/s{per}"
         )
 
     def write(self, folder):

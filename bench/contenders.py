@@ -18,7 +18,8 @@ import model
 from bench.meter import Meter
 from bench.work import random_lm, rewards, spread_rewards
 from distributed import World
-from engines.base import default_kind, open_engine
+from engines import open_engine
+from engines.base import default_kind
 from loss import advantages
 from policy import shard_policy, update
 from records import Group, Sample

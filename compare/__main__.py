@@ -1,3 +1,5 @@
+"""python -m compare: see compare/study.py."""
+
 import sys
 
 from compare.study import main

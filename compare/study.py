@@ -1,18 +1,16 @@
 """Comparison of methods on the tiny world: methods x seeds, one table, figures.
 
-    # zppo, GRPO with and without buffer, seeds 0 1 2
-    python compare.py
-    python compare.py --methods all                     # the ten methods
-    # updates per step and normalization (Fig. 6)
-    python compare.py --methods recipe --seeds 0 1 2
-    python compare.py --report runs/compare             # only the table and the figures again
-    python compare.py --equal-tokens --report runs/compare
+    python -m compare                                   # zppo, GRPO with and without buffer, seeds
+    0 1 2 python -m compare --methods all                     # the ten methods python -m compare
+    --methods recipe --seeds 0 1 2    # updates per step and normalization (Fig. 6) python -m
+    compare --report runs/compare             # only the table and the figures again python -m
+    compare --equal-tokens --report runs/compare
 
 Each run is a child process, `python train.py --student tiny ... --out OUT/METHOD-seedS`. The same
 command goes on where it was stopped: finished runs are kept, unfinished ones continue from their
 checkpoint. A run that fails costs only itself. The results are read from the metrics.jsonl of the
-runs alone: table.md, table.csv and figures/ in OUT (compare_table.py says what they show,
-compare_plot.py draws).
+runs alone: table.md, table.csv and figures/ in OUT (compare/table.py and compare/plot.py say what
+they show).
 
 All methods get the same number of rollout steps, each with the same number of new prompts. What
 BCQ, NCQ, hints and prefixes add to a step is in the table as tokens; --equal-tokens cuts every run
@@ -21,6 +19,7 @@ writer), and any method's own tuning: all share one learning rate.
 """
 
 import argparse
+import ast
 import fcntl
 import hashlib
 import json
@@ -34,10 +33,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from compare.study import plot as compare_plot
-from compare.study import table as compare_table
-from config import comparable, flags
-from runtime.console import StopSignal, restored_signals
+from compare import plot, table
+from config import comparable, flag_of, flags
+from runtime.files import write_atomic
 
 # name: (the paper's label, † = with the replay buffer; flags of train.py)
 ARMS = {
@@ -61,59 +59,41 @@ ARMS = {
     "norm-all": ("ZPPO, norm with zero", "--method zppo --norm all"),
     "norm-none": ("ZPPO, no norm", "--method zppo --norm none"),
 }
+LABELS = {name: label for name, (label, _) in ARMS.items()}
 RECIPE = ["i1", "i8", "i16", "norm-all", "norm-none"]
 TEN = [name for name in ARMS if name not in (*RECIPE, "off-distill", "on-distill")]
 
 HERE = Path(__file__).parent.parent
 TRAIN = HERE / "train.py"
-BASIC = [
-    "--student",
-    "tiny",
-    "--device",
-    "cpu",
-    "--dtype",
-    "float32",
-    "--show",
-    "0",
-]  # the same numbers on every machine
-NOT_RUN = {
-    "console",
-    "plot",
-    "report",
-}  # imported by train.py, but they only print and draw: changing them keeps the runs
+BASIC = "--student tiny --device cpu --dtype float32 --show 0".split()  # the same on every machine
+# What train.py may import without a run's numbers depending on it: printing, and the rooms that a
+# tiny run never enters.
+NO_SOURCE = {"runtime/console.py"}
+NO_ROOM = {"figures", "compare", "evaluation", "corpus", "bench", "forks", "tests"}
 
 
-# ---- what is to run, and what is there already ---------------------------------------------------
+# ---- what is to run, and what is there already ----
 
 
 def plan(out, methods, seeds, steps, extra=()):
     """{run name: flags of train.py}, seed by seed, so that a stopped comparison has whole seeds."""
-    return {
-        f"{m}-seed{s}": [
-            *BASIC,
-            *ARMS[m][1].split(),
-            "--seed",
-            str(s),
-            *(["--steps", str(steps)] if steps else []),
-            "--eval-every",
-            "10",
-            *extra,
-            "--out",
-            str(out / f"{m}-seed{s}"),
-        ]
-        for s in seeds
-        for m in methods
-    }
+    runs = {}
+    for seed in seeds:
+        for method in methods:
+            name = f"{method}-seed{seed}"
+            argv = [*BASIC, *ARMS[method][1].split(), "--seed", str(seed)]
+            argv += ["--steps", str(steps)] if steps else []
+            runs[name] = [*argv, "--eval-every", "10", *extra, "--out", str(out / name)]
+    return runs
 
 
 def last_step(folder):
-    """The last step in a run's metrics.jsonl, 0 without one. The file may be in the middle of being
-    written.
+    """The last step in a run's metrics.jsonl, 0 without one.
+
+    Only the last whole line is parsed, because this is asked three times a second while runs write.
     """
     path = Path(folder) / "metrics.jsonl"
-    lines = (
-        path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    )  # what follows the last newline is not whole
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 
@@ -122,19 +102,36 @@ def finished(folder, steps):
     return (Path(folder) / "final").is_dir() and last_step(folder) >= steps
 
 
-def sources(name="train"):
-    """The project's files that train.py is made of, by following its imports, without those that
-    only print and draw.
-    """
-    found, todo = set(), [name]
+def count_finished(out, runs, steps):
+    return sum(finished(out / name, steps) for name in runs)
+
+
+def sources():
+    """The files that decide what train.py computes: those it imports, and those they import."""
+    found, todo = set(), [HERE / "train.py"]
     while todo:
-        path = HERE / f"{todo.pop()}.py"
-        if path.is_file() and path not in found and path.stem not in NOT_RUN:
-            found.add(path)
-            todo += re.findall(
-                r"^\s*(?:from|import) +(\w+)", path.read_text(encoding="utf-8"), re.M
-            )
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                inside = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = [node.module, *inside]  # a name may be a module of a package
+            todo += [p for module in modules for p in files_of(module)]
     return sorted(found)
+
+
+def files_of(module):
+    """The files of this project that importing a module runs: [] for others, and for NO_SOURCE."""
+    parts = module.split(".")
+    packages = [HERE.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
+    files = [p for p in (*packages, HERE.joinpath(*parts).with_suffix(".py")) if p.is_file()]
+    skip = parts[0] in NO_ROOM
+    return [p for p in files if not skip and p.relative_to(HERE).as_posix() not in NO_SOURCE]
 
 
 def code():
@@ -144,12 +141,8 @@ def code():
     digest = hashlib.sha256()
     for path in [*sources(), *sorted((HERE / "assets").glob("*/*.safetensors"))]:
         digest.update(path.read_bytes())
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    git = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     return {"code": digest.hexdigest()[:16], "commit": git.stdout.strip()}
 
 
@@ -165,40 +158,36 @@ def check_same(out, runs, now, mix):
         if not config.is_file():
             continue
         was, by = json.loads(config.read_text(encoding="utf-8")), started.get(name, {})
-        changed = [
-            f"--{k.replace('_', '-')} {was.get(k)} -> {v}"
-            for k, v in cfg.items()
-            if was.get(k) != v
-        ]
+        cfg.pop("data_digest", None)  # known only once the data is open
+        different = [k for k in cfg if was.get(k) != cfg[k]]
+        changed = [f"{flag_of(k)} {was.get(k)} -> {cfg[k]}" for k in different]
         if by.get("code") != now["code"]:
-            changed.append(
-                f"code {by.get('code', 'unknown')} {by.get('commit', '')} -> {now['code']} {now['commit']}"
-            )
+            before = f"{by.get('code', 'unknown')} {by.get('commit', '')}"
+            changed.append(f"code {before} -> {now['code']} {now['commit']}")
         if changed:
             wrong.append(f"{name} ({'; '.join(changed)})")
     if wrong and not mix:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(
-            f"{out} holds runs made differently from what they would be now: {', '.join(wrong[:3])}{more}. "
-            f"Give another --out, or --mix to put them into one table all the same"
+            f"{out} holds runs made differently from what they would be now: "
+            f"{', '.join(wrong[:3])}{more}. Give another --out, or --mix to put them into one "
+            f"table all the same"
         )
 
 
 def read_started(out):
     """compare.json: {"steps", "runs": {name: code() when it was started}}."""
     path = out / "compare.json"
-    return (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"steps": 0, "runs": {}}
-    )
+    if not path.is_file():
+        return {"steps": 0, "runs": {}}
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_started(out, started):
-    tmp = out / "compare.json.tmp"
-    tmp.write_text(json.dumps(started, indent=1), encoding="utf-8")
-    tmp.replace(out / "compare.json")
+    write_atomic(out / "compare.json", json.dumps(started, indent=1))
 
 
-# ---- running -------------------------------------------------------------------------------------
+# ---- running ----
 
 
 def start(out, name, argv):
@@ -209,177 +198,170 @@ def start(out, name, argv):
     log is inherited by the child, so it holds as long as that lives, even if this process is
     killed.
     """
-    log = open(out / f"{name}.log", "ab")
-    try:
+    resume = ["--resume"] if (out / name / "config.json").is_file() else []
+    command = [sys.executable, str(TRAIN), *argv, *resume]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with open(out / f"{name}.log", "ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        resume = ["--resume"] if (out / name / "config.json").is_file() else []
-        return subprocess.Popen(
-            [sys.executable, str(TRAIN), *argv, *resume],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            cwd=HERE,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        )
-    finally:
-        log.close()
+        streams = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=HERE, env=env, start_new_session=True, **streams)
 
 
 def why(out, name, status):
     """One line about a failed run: how it ended, and the last thing it said."""
-    said = (
-        re.split(rb"[\r\n]+", (out / f"{name}.log").read_bytes().strip())[-1]
-        .decode(errors="replace")
-        .strip()
-    )
+    log = (out / f"{name}.log").read_bytes().decode(errors="replace")
+    said = re.split(r"[\r\n]+", log.strip())[-1].strip()
     how = f"killed by signal {-status}" if status < 0 else f"status {status}"
     return f"{name} failed ({how}): {said or 'without a word'} (all of it: {out / name}.log)"
 
 
-def run_all(out, runs, steps, jobs):
-    """Run what is not finished, `jobs` at a time. Returns (lines about failed runs, the signal that
-    stopped us or 0).
+class Runner:
+    """The runs of a comparison as child processes, at most `jobs` at a time.
+
+    Ctrl-C and SIGTERM are passed on to them once: they save and end. The second one leaves at once.
     """
-    waiting, running, failed = [n for n in runs if not finished(out / n, steps)], {}, []
-    started, now, told, shown = read_started(out) | {"steps": steps}, code(), False, None
-    write_started(out, started)
-    with restored_signals():
-        stop = StopSignal()
-        bar = tqdm(total=steps * len(runs), unit="step", dynamic_ncols=True)
-        bar.initial = bar.n = sum(
-            min(steps, last_step(out / n)) for n in runs
-        )  # so that the rate is that of today
+
+    def __init__(self, out, runs, steps, jobs):
+        self.out, self.runs, self.steps, self.jobs = out, runs, steps, jobs
+        self.waiting = [name for name in runs if not finished(out / name, steps)]
+        self.running, self.failed, self.signal = {}, [], 0
+        self.started, self.now = read_started(out) | {"steps": steps}, code()
+        write_started(out, self.started)
+
+    def caught(self, number, frame):
+        """The signal handler. os.write, because a print inside a print raises."""
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        os.write(2, b"\nthe runs save their last finished step; once more leaves at once\n")
+
+    def fail(self, line):
+        self.failed.append(line)
+        tqdm.write(line, file=sys.stderr)
+
+    def launch(self):
+        """Start waiting runs where there is room."""
+        while self.waiting and len(self.running) < self.jobs:
+            name = self.waiting.pop(0)
+            if not (self.out / name / "config.json").is_file():
+                self.started["runs"][name] = self.now
+                write_started(self.out, self.started)
+            try:
+                self.running[name] = start(self.out, name, self.runs[name])
+            except BlockingIOError:
+                self.fail(f"{name}: another process is running it")
+
+    def interrupt(self):
+        for child in self.running.values():
+            child.send_signal(signal.SIGINT)
+
+    def collect(self):
+        """Take away children that have ended; one that we did not stop must be finished."""
+        for name in [n for n, child in self.running.items() if child.poll() is not None]:
+            status = self.running.pop(name).returncode
+            done = status == 0 and finished(self.out / name, self.steps)
+            if not (done or self.signal):
+                self.fail(why(self.out, name, status))
+
+    def steps_done(self):
+        return sum(min(self.steps, last_step(self.out / name)) for name in self.runs)
+
+    def run(self):
+        """Run what is not finished. Returns (lines about failed runs, the signal that stopped us or
+        0).
+        """
+        before = {n: signal.signal(n, self.caught) for n in (signal.SIGINT, signal.SIGTERM)}
+        bar = tqdm(total=self.steps * len(self.runs), unit="step", dynamic_ncols=True)
+        bar.initial = bar.n = self.steps_done()  # so that the rate is that of today
+        told, shown = False, None
         try:
-            while running or (waiting and not stop.signal):
-                while waiting and len(running) < jobs and not stop.signal:
-                    name = waiting.pop(0)
-                    if not (out / name / "config.json").is_file():
-                        started["runs"][name] = now
-                        write_started(out, started)
-                    try:
-                        running[name] = start(out, name, runs[name])
-                    except BlockingIOError:
-                        failed.append(f"{name}: another process is running it")
-                        tqdm.write(failed[-1], file=sys.stderr)
-                if stop.signal and not told:
+            while self.running or (self.waiting and not self.signal):
+                if not self.signal:
+                    self.launch()
+                elif not told:
                     told = True
-                    for child in running.values():
-                        child.send_signal(signal.SIGINT)
+                    self.interrupt()
                 time.sleep(0.3)
-                for name in [n for n, child in running.items() if child.poll() is not None]:
-                    status = running.pop(name).returncode
-                    if not stop.signal and not (status == 0 and finished(out / name, steps)):
-                        failed.append(why(out, name, status))
-                        tqdm.write(failed[-1], file=sys.stderr)
-                seen, bar.n = bar.n, sum(min(steps, last_step(out / n)) for n in runs)
-                text = ", ".join(f"{n} {last_step(out / n)}" for n in running)
-                if (bar.n, text) != (seen, shown):  # a log file must not get three lines a second
-                    shown = text
+                self.collect()
+                bar.n = self.steps_done()
+                text = ", ".join(f"{n} {last_step(self.out / n)}" for n in self.running)
+                if (bar.n, text) != shown:  # a log file must not get three lines a second
+                    shown = bar.n, text
                     bar.set_postfix_str(text)
         finally:
-            for child in running.values():  # only after an error of ours: they save and end
-                child.send_signal(signal.SIGINT)
+            self.interrupt()  # only after an error of ours is one left: they save and end
             bar.close()
-    return failed, stop.signal
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self.failed, self.signal
 
 
-# ---- command line --------------------------------------------------------------------------------
+# ---- command line ----
 
 
 def report(out, steps, equal_tokens=False):
     """Write table and figures of the finished runs in `out`; print the table and where everything
     is.
     """
-    arms, left_out = compare_table.read(
-        out, steps, {name: label for name, (label, _) in ARMS.items()}
-    )
+    runs, left_out = table.read(out, steps, LABELS)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
-    if not arms:
+    if runs.empty:
         raise ValueError(f"{out}: no finished run to report on")
-    started = read_started(out)["runs"]
-    made = sorted(
-        {
-            by["commit"] or by["code"]
-            for name, by in started.items()
-            if any(name == f"{a.name}-seed{s}" for a in arms for s in a.runs)
-        }
-    )
+    shown = set(runs.index.droplevel("step"))
+    made = set()
+    for name, by in read_started(out)["runs"].items():
+        arm, _, seed = name.rpartition("-seed")
+        if (LABELS.get(arm), int(seed)) in shown:
+            made.add(by["commit"] or by["code"])
     stem = "table-equal-tokens" if equal_tokens else "table"
     if equal_tokens:
-        arms = compare_table.equal_tokens(arms)
-    text = compare_table.markdown(arms, equal_tokens, made)
-    (out / f"{stem}.md").write_text(text, encoding="utf-8")
-    (out / f"{stem}.csv").write_text(compare_table.as_csv(arms), encoding="utf-8")
-    print(compare_table.main_table(arms))
-    written = compare_plot.draw(arms, out / "figures", equal_tokens)
-    print(
-        "\n".join(
-            [
-                f"table     {out / stem}.md",
-                f"          {out / stem}.csv",
-                *(f"figure    {p}" for p in written),
-            ]
-        )
-    )
+        runs = table.equal_tokens(runs)
+    write_atomic(out / f"{stem}.md", table.markdown(runs, equal_tokens, sorted(made)))
+    write_atomic(out / f"{stem}.csv", table.as_csv(runs, LABELS))
+    print(table.main_table(runs))
+    written = plot.draw(runs, out / "figures", equal_tokens)
+    print(f"table     {out / stem}.md\n          {out / stem}.csv")
+    for path in written:
+        print(f"figure    {path}")
 
 
 def arguments(argv):
     p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "--methods",
-        nargs="+",
-        default=["zppo", "grpo+buffer", "grpo"],
-        choices=[*ARMS, "all", "recipe"],
-        metavar="METHOD",
-        help=f"of {', '.join(ARMS)}; all: {', '.join(TEN)}; recipe: zppo, {', '.join(RECIPE)}; "
-        f"default: zppo grpo+buffer grpo",
+    cores = min(8, os.cpu_count() or 1)
+    which = (
+        f"of {', '.join(ARMS)}; all: {', '.join(TEN)}; recipe: zppo, {', '.join(RECIPE)}; "
+        f"default: zppo grpo+buffer grpo"
     )
-    p.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2"
+    methods = {"nargs": "+", "metavar": "METHOD", "choices": [*ARMS, "all", "recipe"]}
+    p.add_argument("--methods", default=["zppo", "grpo+buffer", "grpo"], help=which, **methods)
+    seeds = {"nargs": "+", "type": int, "default": [0, 1, 2], "metavar": "SEED"}
+    p.add_argument("--seeds", help="default: 0 1 2", **seeds)
+    steps = "rollout steps of every run; default: train.py's 45"
+    p.add_argument("--steps", type=int, default=0, help=steps)
+    jobs = "runs at once, one thread each; default: one a core, at most 8"
+    p.add_argument("--jobs", type=int, default=cores, help=jobs)
+    where = "folder of the runs and results; default: runs/compare"
+    p.add_argument("--out", default="runs/compare", help=where)
+    equal = (
+        "a second table: all runs of a seed cut at the tokens sampled by the student in the "
+        "cheapest of them"
     )
-    p.add_argument(
-        "--steps", type=int, default=0, help="rollout steps of every run; default: train.py's 45"
-    )
-    p.add_argument(
-        "--jobs",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        help="runs at once, one thread each; default: one a core, at most 8",
-    )
-    p.add_argument(
-        "--out",
-        default="runs/compare",
-        help="folder of the runs and results; default: runs/compare",
-    )
-    p.add_argument(
-        "--equal-tokens",
-        action="store_true",
-        help="a second table: all runs of a seed cut at the tokens sampled by the student in the cheapest of them",
-    )
-    p.add_argument(
-        "--report", metavar="OUT", help="run nothing: table and figures of what is in OUT"
-    )
-    p.add_argument(
-        "--mix",
-        action="store_true",
-        help="accept finished runs that were made by other code or with other flags",
-    )
-    p.add_argument(
-        "train", nargs="*", metavar="-- FLAG", help="more flags of train.py, the same for every run"
-    )
+    p.add_argument("--equal-tokens", action="store_true", help=equal)
+    only = "run nothing: table and figures of what is in OUT"
+    p.add_argument("--report", metavar="OUT", help=only)
+    mix = "accept finished runs that were made by other code or with other flags"
+    p.add_argument("--mix", action="store_true", help=mix)
+    more = "more flags of train.py, the same for every run"
+    p.add_argument("train", nargs="*", metavar="-- FLAG", help=more)
     args = p.parse_args(argv)
-    args.methods = list(
-        dict.fromkeys(
-            m
-            for name in args.methods
-            for m in (TEN if name == "all" else ["zppo", *RECIPE] if name == "recipe" else [name])
-        )
-    )
-    args.seeds = list(dict.fromkeys(args.seeds))
+    sets = {"all": TEN, "recipe": ["zppo", *RECIPE]}
+    named = [method for name in args.methods for method in sets.get(name, [name])]
+    args.methods, args.seeds = list(dict.fromkeys(named)), list(dict.fromkeys(args.seeds))
     if args.jobs < 1 or min(args.seeds) < 0 or args.steps < 0:
         raise ValueError("--jobs must be at least 1, --seeds and --steps not negative")
     return args
@@ -389,36 +371,26 @@ def main(argv=None):
     """Returns the exit status: 0, 1 when a run failed, 130 / 143 after an interruption."""
     args, failed = arguments(argv), []
     out = Path(args.report or args.out).resolve()
+    steps = args.steps or read_started(out)["steps"]
     if not args.report:
         runs = plan(out, args.methods, args.seeds, args.steps, args.train)
         steps = flags(next(iter(runs.values()))).steps
         check_same(out, runs, code(), args.mix)
         out.mkdir(parents=True, exist_ok=True)
-        print(
-            f"{len(runs)} runs of {steps} steps, {sum(finished(out / n, steps) for n in runs)} of them finished, "
-            f"{args.jobs} at a time; {out}",
-            flush=True,
-        )
-        failed, stopped = run_all(out, runs, steps, args.jobs)
+        done = count_finished(out, runs, steps)
+        many = f"{len(runs)} runs of {steps} steps, {done} of them finished"
+        print(f"{many}, {args.jobs} at a time; {out}", flush=True)
+        failed, stopped = Runner(out, runs, steps, args.jobs).run()
+        done = count_finished(out, runs, steps)
         if stopped:
-            done = sum(finished(out / n, steps) for n in runs)
-            print(
-                f"stopped; all runs are saved ({done} of {len(runs)} finished), the same command goes on"
-            )
+            saved = f"all runs are saved ({done} of {len(runs)} finished)"
+            print(f"stopped; {saved}, the same command goes on")
             return 128 + stopped
-    steps = args.steps or read_started(out)["steps"]
-    if not args.report and len(failed) and not any(finished(out / n, steps) for n in runs):
-        return 1
+        if failed and not done:
+            return 1
     report(out, steps)
     if args.equal_tokens:
         report(out, steps, equal_tokens=True)
     if failed:
         print("\n".join(["", *failed, "the same command tries them again"]), file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as e:
-        sys.exit(f"error: {e}")

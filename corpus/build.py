@@ -1,12 +1,9 @@
 """ZPPO-77K: the paper's training corpus (Appendix B.1) from its two public sources, in the format
 of data.py.
 
-    # streams both sources from the hub
-    python data.py build --out zppo-77k
-    # local copies, same layout
+    python data.py build --out zppo-77k            # streams both sources from the hub
     python data.py build --out zppo-77k --vero copy/of/Vero --mmfr copy/of/MMFineReason
-    # a first look
-    python data.py build --out trial --limit 500 --tokenizer Qwen/Qwen3.5-0.8B
+    python data.py build --out trial --limit 500 --tokenizer Qwen/Qwen3.5-0.8B      # a first look
     python train.py --data zppo-77k
 
 What it does: every wanted sub-set is streamed shard by shard. A row passes the cheap filters (kind
@@ -27,6 +24,8 @@ Choices where the paper or the sources are silent, also written into the report:
 * Only the split `train`. Only rewards that compare one short answer (USABLE); a list of accepted
   answers is kept whole, the most frequent one first and used for the 512-character rule. A numeric
   tolerance in Vero is not carried over.
+* Golds that are no letter, number or formula are marked free_form (sources.EXACT_RULE): the judge
+  decides what exact matching leaves open, as in the paper's Appendix D.1.
 * Rows are dropped, not repaired, when they hold control or text-direction characters or a
   chat-template token of the tokenizer.
 """
@@ -44,31 +43,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from corpus import sources
 from corpus.inspection import visible
-from corpus.sources import (
-    CAPS,
-    MARKS,
-    MMFR,
-    MMFR_TIER,
-    PAPER_TOTAL,
-    USABLE,
-    VERO,
-    VERO_PLAN,
-    VERO_TIER,
-    VERO_UNUSED,
-    Drop,
-    MMFineReason,
-    Vero,
-    check_text,
-    configs_of,
-    examine,
-    image_bytes,
-    prompt_parts,
-    roots_of,
-    squeeze,
-)
-from data import HIDDEN
+from corpus.sources import CAPS, MARKS, MMFR_TIER, Drop, is_exact, squeeze
+from data import HIDDEN, QuestionCheck
 from processor import control_strings
+from runtime.files import write_atomic
 
 MAX_NAMES = 500  # sub-sets of MMFineReason counted by name
 
@@ -76,96 +56,80 @@ MAX_NAMES = 500  # sub-sets of MMFineReason counted by name
 # ---- one stream: read, filter, sample, and remember ----------------------------------------------
 
 
-class Sample:
+class Reservoir:
     """The sample of one stream so far: for each canonical name the `cap` rows with the smallest
     draws, and the counts.
 
     state: {"shards", "next", "read": {config: rows}, "stats": {name: {"seen", "over", "dropped":
     {reason: n}}}, "kept": {canonical: rows}}, as it stands in the state file. A row holds all that
-    questions.jsonl needs; its image is a file.
+    questions.jsonl needs; its image is a file in folder. check: a data.QuestionCheck; tags: a
+    compiled pattern of the template's tokens.
     """
 
-    def __init__(self, source, folder, lm, tags, seed, state):
-        self.source, self.folder, self.lm, self.tags, self.seed, self.state = (
-            source,
-            folder,
-            lm,
-            tags,
-            seed,
-            state,
-        )
-        self.heaps = {
-            name: [(-r["draw"], r["shard"], r["row"], r) for r in rows]
-            for name, rows in state["kept"].items()
-        }
-        for heap in self.heaps.values():
-            heapq.heapify(heap)  # the largest draw first: the one to displace
+    def __init__(self, source, folder, check, tags, seed, state):
+        self.source, self.folder, self.check = source, folder, check
+        self.tags, self.seed, self.state = tags, seed, state
+        self.heaps = {}  # the largest draw first: the one to displace
+        for name, rows in state["kept"].items():
+            self.heaps[name] = [(-r["draw"], r["shard"], r["row"], r) for r in rows]
+            heapq.heapify(self.heaps[name])
 
     def __len__(self):
         return sum(map(len, self.heaps.values()))
 
     def offer(self, row, config, roots, shard, n):
         """Count row n of a shard, and take it into the sample if it belongs there. roots: see
-        image_bytes.
+        sources.image_bytes.
         """
-        stats, source, name = (
-            self.state["stats"],
-            self.source,
-            config or str(row.get("source"))[:80],
-        )
-        if name not in stats and len(stats) >= MAX_NAMES and squeeze(name) not in MMFR_TIER:
-            name = "(further names)"  # a damaged column must not fill the memory
-        count = stats.setdefault(name, {"seen": 0, "over": 0, "dropped": {}})
+        name = config or str(row.get("source"))[:80]
+        count = self._count(name)
         count["seen"] += 1
         try:
-            canonical, tier = source.place(row, config)
-            question, golds, id = source.fields(row)
-            check_text((question, *golds), self.tags)
-            draw = int.from_bytes(
-                hashlib.blake2b(
-                    f"{self.seed}/{source.name}/{shard}/{n}".encode(), digest_size=8
-                ).digest()
-            )
+            canonical, tier = self.source.place(row, config)
+            question, golds, id = self.source.fields(row)
+            sources.check_text((question, *golds), self.tags)
+            draw = self._draw(shard, n)
             heap = self.heaps.setdefault(canonical, [])
             if len(heap) == CAPS[tier] and draw > -heap[0][0]:
                 count["over"] += 1  # whatever its image is like, it is not in the sample
                 return
-            raw = image_bytes(row.get("image"), roots)
-            extension = examine(raw, question, self.lm)
+            raw = sources.image_bytes(row.get("image"), roots)
+            extension = sources.examine(raw, question, self.check)
         except Drop as e:
             count["dropped"][str(e)] = count["dropped"].get(str(e), 0) + 1
             return
-        image = f"images/{source.label}-{canonical}/{shard:03d}-{n:07d}.{extension}"
+        image = f"images/{self.source.label}-{canonical}/{shard:03d}-{n:07d}.{extension}"
         (self.folder / image).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / image).write_bytes(raw)
-        kept = {
-            "draw": draw,
-            "shard": shard,
-            "row": n,
-            "name": name,
-            "id": str(id or "")[:80],
-            "question": question,
-            "answer": golds,
-            "image": image,
-        }
+        kept = {"draw": draw, "shard": shard, "row": n, "name": name, "id": str(id or "")[:80]}
+        kept |= {"question": question, "answer": golds, "image": image}
         if len(heap) < CAPS[tier]:
             heapq.heappush(heap, (-draw, shard, n, kept))
         else:
-            stats[heapq.heapreplace(heap, (-draw, shard, n, kept))[3]["name"]]["over"] += 1
+            displaced = heapq.heapreplace(heap, (-draw, shard, n, kept))[3]
+            self.state["stats"][displaced["name"]]["over"] += 1
+
+    def _count(self, name):
+        stats = self.state["stats"]
+        if name not in stats and len(stats) >= MAX_NAMES and squeeze(name) not in MMFR_TIER:
+            name = "(further names)"  # a damaged column must not fill the memory
+        return stats.setdefault(name, {"seen": 0, "over": 0, "dropped": {}})
+
+    def _draw(self, shard, n):
+        key = f"{self.seed}/{self.source.name}/{shard}/{n}".encode()
+        return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 
     def close_shard(self, shard, config, read):
-        """The state after a shard of which the stream has read `read` rows of this config in all."""
-        self.state["kept"] = {
-            name: [r for *_, r in sorted(heap, key=lambda e: e[1:3])]
-            for name, heap in self.heaps.items()
-        }
+        """The state after a shard; read: rows of this config that the stream has read in all."""
+        for name, heap in self.heaps.items():
+            self.state["kept"][name] = [r for *_, r in sorted(heap, key=lambda e: e[1:3])]
         self.state["next"], self.state["read"][str(config)] = shard + 1, read
         return self.state
 
 
-def stream(source, folder, lm, tags, seed, limit):
+def stream(source, folder, check, tags, seed, limit):
     """Sample one Vero sub-set, or all of MMFineReason, into folder/data/images; returns the state
-    of Sample, complete.
+    of its Reservoir, complete.
 
     The state is written to folder/state-NAME.json after each shard, and read from there when the
     build starts again.
@@ -173,51 +137,57 @@ def stream(source, folder, lm, tags, seed, limit):
     file = folder / f"state-{source.name}.json"
     state = json.loads(file.read_text()) if file.exists() else None
     if state and state["next"] == state["shards"]:
-        sweep(
-            folder / "data", source.label, state["kept"]
-        )  # the kill may have come between state and sweep
+        # the kill may have come between state and sweep
+        sweep(folder / "data", source.label, state["kept"])
         return state
     opened = [(config, source.open(config)) for config in source.configs]
     shards = [(config, data, k) for config, data in opened for k in range(data.num_shards)]
     state = state or {"shards": len(shards), "next": 0, "read": {}, "stats": {}, "kept": {}}
     if state["shards"] != len(shards):
         raise ValueError(
-            f"{source.spec}: has {len(shards)} shards now and had {state['shards']} when the build began; "
-            f"pin it with @REVISION, and remove {folder} to start again"
+            f"{source.spec}: has {len(shards)} shards now and had {state['shards']} when the build "
+            f"began; pin it with @REVISION, and remove {folder} to start again"
         )
     for config in filter(None, source.configs):  # an empty sub-set should stand in the report
         state["stats"].setdefault(config, {"seen": 0, "over": 0, "dropped": {}})
-    sample = Sample(source, folder / "data", lm, tags, seed, state)
+    sample = Reservoir(source, folder / "data", check, tags, seed, state)
     begin, before = time.perf_counter(), sum(state["read"].values())
     with tqdm(desc=source.name, unit="row", initial=before, mininterval=0.5) as bar:
         for s, (config, data, k) in enumerate(shards):
             if s < state["next"]:
                 continue
             bar.set_postfix_str(f"shard {s + 1} of {len(shards)}, kept {len(sample)}")
-            read, row, roots = state["read"].get(str(config), 0), 0, roots_of(source.spec, config)
-            rows = iter(data.shard(data.num_shards, k))
-            while not limit or read + row < limit:
-                try:
-                    found = next(rows, None)
-                # fsspec, pyarrow and datasets have no common error; a bad shard must be named
-                except Exception as e:
-                    raise ValueError(
-                        f"{source.spec}{f', {config}' if config else ''}, shard {k}, after row {row}: can't be read "
-                        f"({type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:200]})"
-                    ) from e
-                if found is None:
-                    break
+            read, roots = state["read"].get(str(config), 0), sources.roots_of(source.spec, config)
+            place = f"{source.spec}{f', {config}' if config else ''}, shard {k}"
+            for row, found in enumerate(rows_of(data, k, place, limit - read if limit else None)):
                 sample.offer(found, config, roots, s, row)
-                row += 1
+                read += 1
                 bar.update()
-            state = sample.close_shard(s, config, read + row)
-            write_atomically(file, json.dumps(state))
+            state = sample.close_shard(s, config, read)
+            write_atomic(file, json.dumps(state))
             sweep(folder / "data", source.label, state["kept"])
     total = sum(state["read"].values())
-    print(
-        f"{source.name}: {total} rows read, {len(sample)} kept, {(total - before) / (time.perf_counter() - begin):.0f} rows/s"
-    )
+    rate = (total - before) / (time.perf_counter() - begin)
+    print(f"{source.name}: {total} rows read, {len(sample)} kept, {rate:.0f} rows/s")
     return state
+
+
+def rows_of(data, k, place, limit):
+    """The rows of shard k, at most `limit` of them. Raises ValueError that names the place."""
+    rows, n = iter(data.shard(data.num_shards, k)), 0
+    while limit is None or n < limit:
+        try:
+            found = next(rows, None)
+        # fsspec, pyarrow and datasets have no common error; a bad shard must be named
+        except Exception as e:
+            why = (str(e).strip().splitlines() or [""])[0][:200]
+            raise ValueError(
+                f"{place}, after row {n}: can't be read ({type(e).__name__}: {why})"
+            ) from e
+        if found is None:
+            return
+        yield found
+        n += 1
 
 
 def sweep(folder, label, kept):
@@ -227,23 +197,11 @@ def sweep(folder, label, kept):
     Only after the state is on disk: until then a restart may still need them.
     """
     for canonical, rows in kept.items():
-        images, wanted = (
-            folder / f"images/{label}-{canonical}",
-            {os.path.basename(r["image"]) for r in rows},
-        )
+        images = folder / f"images/{label}-{canonical}"
+        wanted = {os.path.basename(r["image"]) for r in rows}
         for name in os.listdir(images) if images.is_dir() else ():
             if name not in wanted:
                 os.unlink(images / name)
-
-
-def write_atomically(file, text):
-    """Write under a temporary name, then rename: a kill leaves the old file or the new one."""
-    temporary = file.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
 
 
 # ---- the whole build -----------------------------------------------------------------------------
@@ -258,29 +216,39 @@ def plan(spec, extra):
     """
     if not spec:
         return [], [], []
-    found = {squeeze(c): c for c in configs_of(spec)}
-    for config in extra:
-        if squeeze(config) not in found:
-            raise ValueError(
-                f"--extra {config}: there is no such config; {spec} has {', '.join(sorted(found.values()))}"
-            )
-    wanted = {
-        name: (tier, [found[squeeze(c)] for c in configs if squeeze(c) in found])
-        for name, (tier, configs) in VERO_PLAN.items()
-    }
+    found = {squeeze(c): c for c in sources.configs_of(spec)}
+    wanted = {}
+    for name, (tier, configs) in sources.VERO_PLAN.items():
+        wanted[name] = tier, [found[squeeze(c)] for c in configs if squeeze(c) in found]
     for config, tier in extra.items():
-        if squeeze(config) in VERO_TIER:
+        if squeeze(config) not in found:
+            has = ", ".join(sorted(found.values()))
+            raise ValueError(f"--extra {config}: there is no such config; {spec} has {has}")
+        if squeeze(config) in sources.VERO_TIER:
             raise ValueError(f"--extra {config}: that sub-set is in the corpus already")
         wanted[re.sub(r"[^\w.-]", "_", config)] = (tier, [found[squeeze(config)]])
-    known = {*VERO_TIER, *map(squeeze, VERO_UNUSED), *map(squeeze, extra)}
+    known = {*sources.VERO_TIER, *map(squeeze, sources.VERO_UNUSED), *map(squeeze, extra)}
     return (
         [(name, tier, configs) for name, (tier, configs) in wanted.items() if configs],
-        [c for _, configs in VERO_PLAN.values() for c in configs if squeeze(c) not in found],
+        [
+            c
+            for _, configs in sources.VERO_PLAN.values()
+            for c in configs
+            if squeeze(c) not in found
+        ],
         sorted(c for key, c in found.items() if key not in known),
     )
 
 
-def build(out, vero=VERO, mmfr=MMFR, tokenizer="Qwen/Qwen3.5-0.8B", seed=0, limit=0, extra=None):
+def build(
+    out,
+    vero=sources.VERO,
+    mmfr=sources.MMFR,
+    tokenizer="Qwen/Qwen3.5-0.8B",
+    seed=0,
+    limit=0,
+    extra=None,
+):
     """Build the corpus into the folder `out`; returns the report. The folder appears when all is
     done, OUT.partial before.
 
@@ -290,84 +258,80 @@ def build(out, vero=VERO, mmfr=MMFR, tokenizer="Qwen/Qwen3.5-0.8B", seed=0, limi
     """
     out, folder = Path(out), Path(f"{out}.partial")
     if out.exists():
-        if (
-            folder.exists() and not (folder / "data").exists()
-        ):  # killed between the last two steps: data became `out`
+        # killed between the last two steps: data became `out`
+        if folder.exists() and not (folder / "data").exists():
             shutil.rmtree(folder)
             return json.loads((out / "report.json").read_text())
         raise ValueError(f"{out} exists already; remove it or give another --out")
     if not vero and not mmfr:
         raise ValueError("--vero and --mmfr are both empty: there is nothing to build from")
-    settings = {
-        "vero": vero,
-        "mmfr": mmfr,
-        "tokenizer": tokenizer,
-        "seed": seed,
-        "limit": limit,
-        "extra": extra or {},
-    }
-    lm = prompt_parts(tokenizer)
+    settings = {"vero": vero, "mmfr": mmfr, "tokenizer": tokenizer, "seed": seed, "limit": limit}
+    settings["extra"] = extra or {}
+    lm = sources.student_side(tokenizer)
     if lm.image_processor is None:
         raise ValueError(f"--tokenizer {tokenizer}: a text-only model; the corpus has images")
     wanted, missing, unknown = plan(vero, extra or {})
     taken = {name for name, *_ in wanted}
-    last = (
-        MMFineReason(mmfr, taken) if mmfr else None
-    )  # opened first: a missing column should not show after hours
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    if (file := folder / "settings.json").exists():
-        if (was := json.loads(file.read_text())) != settings:
-            changed = ", ".join(
-                f"{k} {was.get(k)!r} -> {v!r}" for k, v in settings.items() if was.get(k) != v
-            )
-            raise ValueError(
-                f"{folder} holds a build with other settings ({changed}); give the same ones, or remove it"
-            )
-        print(f"going on with the build in {folder}")
-    else:
-        write_atomically(file, json.dumps(settings))
-    for line in choices(wanted, extra):
+    # opened first: a missing column should not show after hours
+    last = [sources.MMFineReason(mmfr, taken)] if mmfr else []
+    begin_folder(folder, settings)
+    decided = choices(wanted, extra)
+    for line in decided:
         print(line)
     if missing:
         print(f"NOT FOUND in {vero}, {len(missing)} of the plan's configs: {', '.join(missing)}")
     if unknown:
         print(f"unknown to us, not used (--extra adds one): {', '.join(unknown)}")
 
+    check = QuestionCheck(lm, sources.MAX_PROMPT)
     tags = re.compile("|".join(map(re.escape, control_strings(lm.tokenizer))))
     states = {}
-    for source in [Vero(vero, *w) for w in wanted] + [last] * bool(last):
-        states[source] = stream(source, folder, lm, tags, seed, limit)
-        if source is not last and not any(states[source]["kept"].values()):
-            taken.discard(
-                source.canonical
-            )  # Vero has the name and no usable row: then MMFineReason's
+    for source in [sources.Vero(vero, *w) for w in wanted] + last:
+        states[source] = stream(source, folder, check, tags, seed, limit)
+        if source not in last and not any(states[source]["kept"].values()):
+            # Vero has the name and no usable row: then MMFineReason's
+            taken.discard(source.canonical)
     data = folder / "data"
-    report = summarize(states, settings, missing, unknown, choices(wanted, extra))
+    report = summarize(states, settings, missing, unknown, decided)
     write_questions(data / "questions.jsonl", states)
-    (data / "report.json").write_text(
-        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    (data / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    write_atomic(data / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(data / "report.md", as_markdown(report))
     data.rename(out)
     shutil.rmtree(folder)
     return report
 
 
+def begin_folder(folder, settings):
+    """Make the folder of a build, or go on in it. Raises ValueError: another one's settings."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    file = folder / "settings.json"
+    if not file.exists():
+        write_atomic(file, json.dumps(settings))
+        return
+    was = json.loads(file.read_text())
+    changed = [f"{k} {was.get(k)!r} -> {v!r}" for k, v in settings.items() if was.get(k) != v]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a build with other settings ({', '.join(changed)}); "
+            f"give the same ones, or remove it"
+        )
+    print(f"going on with the build in {folder}")
+
+
 def choices(wanted, extra):
     """What was decided where the paper is silent, as lines for people."""
-    have = {name for name, *_ in wanted}
-    guessed = sorted(have & {"reachqa", "ecd_vqa"})
+    guessed = sorted({name for name, *_ in wanted} & {"reachqa", "ecd_vqa"})
+    guess = "our guesses are not in this source"
+    if guessed:
+        guess = f"our guess, tier 1: {', '.join(guessed)}"
+    if extra:
+        guess += f"; added by --extra: {', '.join(sorted(extra))}"
     return [
         "wemath is one sub-set with one cap; Vero's two configs share it",
-        "of the 34 Vero sub-sets the paper leaves some unnamed; "
-        + (
-            f"our guess, tier 1: {', '.join(guessed)}"
-            if guessed
-            else "our guesses are not in this source"
-        )
-        + (f"; added by --extra: {', '.join(sorted(extra))}" if extra else ""),
+        f"of the 34 Vero sub-sets the paper leaves some unnamed; {guess}",
         "sub-sets that both sources have are taken from Vero alone",
-        f"reward types used: {', '.join(USABLE)}; split train only",
+        f"reward types used: {', '.join(sources.USABLE)}; split train only",
+        sources.EXACT_RULE,
     ]
 
 
@@ -378,24 +342,24 @@ def write_questions(file, states):
         for source, state in states.items():
             for canonical in sorted(state["kept"]):
                 for r in state["kept"][canonical]:
-                    place = f"{r['shard']:03d}-{r['row']:07d}"
-                    readable = (
-                        r["id"]
-                        if r["id"] and not (HIDDEN.search(r["id"]) or MARKS.search(r["id"]))
-                        else place
-                    )
-                    id = f"{source.label}/{MARKS.sub('', HIDDEN.sub('', r['name']))}/{readable}"
-                    while id in seen:  # the sources' ids are not unique
-                        id = f"{id}@{place}"
-                    seen.add(id)
-                    row = {
-                        "id": id,
-                        "question": r["question"],
-                        "answer": r["answer"] if len(r["answer"]) > 1 else r["answer"][0],
-                        "images": [r["image"]],
-                        "source": canonical,
-                    }
+                    golds = r["answer"]
+                    row = {"id": unique_id(r, source.label, seen), "question": r["question"]}
+                    row["answer"] = golds if len(golds) > 1 else golds[0]
+                    row |= {"images": [r["image"]], "source": canonical}
+                    if not is_exact(golds[0]):
+                        row["free_form"] = True
                     lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def unique_id(r, label, seen):
+    """A readable id that no row has yet: the sources' ids are not unique. Adds it to `seen`."""
+    place = f"{r['shard']:03d}-{r['row']:07d}"
+    plain = r["id"] and not (HIDDEN.search(r["id"]) or MARKS.search(r["id"]))
+    id = f"{label}/{MARKS.sub('', HIDDEN.sub('', r['name']))}/{r['id'] if plain else place}"
+    while id in seen:
+        id = f"{id}@{place}"
+    seen.add(id)
+    return id
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -407,27 +371,19 @@ def summarize(states, settings, missing, unknown, decided):
     """
     rows = []
     for source, state in states.items():
-        kept = Counter(r["name"] for rows_ in state["kept"].values() for r in rows_)
-        for name in sorted(state["stats"]):
-            count = state["stats"][name]
+        kept = [r for rows_ in state["kept"].values() for r in rows_]
+        counts = Counter(r["name"] for r in kept)
+        judged = Counter(r["name"] for r in kept if not is_exact(r["answer"][0]))
+        for name, count in sorted(state["stats"].items()):
             canonical, tier = MMFR_TIER.get(squeeze(name)) or (None, None)
             if source.label == "vero":
                 canonical, tier = source.canonical, source.tier
-            rows.append(
-                {
-                    "source": source.label,
-                    "name": name,
-                    "canonical": canonical,
-                    "tier": tier,
-                    "cap": CAPS.get(tier),
-                    "seen": count["seen"],
-                    "kept": kept[name],
-                    "over_cap": count["over"],
-                    "dropped": dict(sorted(count["dropped"].items())),
-                }
-            )
-            if source.label == "mmfr" and squeeze(name) not in MMFR_TIER:
+            elif squeeze(name) not in MMFR_TIER:
                 unknown = [*unknown, f"{name} (MMFineReason, {count['seen']} rows)"]
+            row = {"source": source.label, "name": name, "canonical": canonical, "tier": tier}
+            row |= {"cap": CAPS.get(tier), "seen": count["seen"], "kept": counts[name]}
+            row |= {"free_form": judged[name], "over_cap": count["over"]}
+            rows.append(row | {"dropped": dict(sorted(count["dropped"].items()))})
     dropped = Counter()
     for r in rows:
         dropped.update(r["dropped"])
@@ -435,7 +391,8 @@ def summarize(states, settings, missing, unknown, decided):
         "settings": settings,
         "choices": decided,
         "rows": sum(r["kept"] for r in rows),
-        "paper_rows": PAPER_TOTAL,
+        "paper_rows": sources.PAPER_TOTAL,
+        "free_form": sum(r["free_form"] for r in rows),
         "seen": sum(r["seen"] for r in rows),
         "over_cap": sum(r["over_cap"] for r in rows),
         "dropped": dict(dropped.most_common()),
@@ -451,34 +408,36 @@ def as_markdown(report):
     def cell(value):
         return re.sub(r"[|\s`<\[\]]+", " ", HIDDEN.sub("?", str(value)))
 
+    columns = "source, sub-set, name, tier, seen, kept, free-form, paper, over cap, dropped"
     lines = [
         "# ZPPO-77K, as built",
         "",
-        f"{report['rows']} rows; the paper has about {report['paper_rows']}. "
-        f"{report['seen']} rows seen, {report['over_cap']} over the cap, {sum(report['dropped'].values())} dropped.",
+        f"{report['rows']} rows, {report['free_form']} of them free-form; the paper has about "
+        f"{report['paper_rows']}. {report['seen']} rows seen, {report['over_cap']} over the cap, "
+        f"{sum(report['dropped'].values())} dropped.",
         "",
-        '"paper" is the paper\'s upper bound for the sub-set (it gives no counts); a bound that two sub-sets of one name '
-        "share holds for both together. Rows over the cap were not examined further, so the drops for images and prompt "
-        "length are those among the rows that came up for the sample.",
+        "'paper' is the paper's upper bound for the sub-set (it gives no counts); a bound that two "
+        "sub-sets of one name share holds for both together. Rows over the cap were not examined "
+        "further, so the drops for images and prompt length are those among the rows that came up "
+        "for the sample.",
         "",
         *(f"* {cell(c)}" for c in report["choices"]),
         f"* settings: {cell(json.dumps(report['settings']))}",
         "",
-        "| source | sub-set | name | tier | seen | kept | paper | over cap | dropped |",
-        "|---|---|---|---|--:|--:|--:|--:|---|",
+        f"| {columns.replace(',', ' |')} |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for r in report["subsets"]:
         why = "; ".join(f"{n} {cell(reason)}" for reason, n in r["dropped"].items())
         bound = f"≤ {r['cap']}" if r["cap"] else 0
-        lines.append(
-            f"| {r['source']} | {cell(r['name'])} | {r['canonical'] or '-'} | {r['tier'] or '-'} | "
-            f"{r['seen']} | {r['kept']} | {bound} | {r['over_cap']} | {why} |"
-        )
-    for title, key in (
-        ("In the plan, not in the source", "not_found"),
-        ("In the source, unknown to us: not used", "unknown"),
+        cells = [r["source"], cell(r["name"]), r["canonical"] or "-", r["tier"] or "-", r["seen"]]
+        cells += [r["kept"], r["free_form"], bound, r["over_cap"], why]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    for title, names in (
+        ("In the plan, not in the source", report["not_found"]),
+        ("In the source, unknown to us: not used", report["unknown"]),
     ):
-        lines += ["", f"{title}: " + (", ".join(map(cell, report[key])) or "none") + "."]
+        lines += ["", f"{title}: " + (", ".join(map(cell, names)) or "none") + "."]
     return "\n".join(lines) + "\n"
 
 
@@ -489,32 +448,15 @@ def main(argv):
         description="Build ZPPO-77K from its two public sources.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    of = "hub id[@REVISION] or local copy; empty: without it"
     p.add_argument("--out", required=True, help="folder to make")
-    p.add_argument(
-        "--vero", default=VERO, help="hub id[@REVISION] or local copy; empty: without it"
-    )
-    p.add_argument(
-        "--mmfr", default=MMFR, help="hub id[@REVISION] or local copy; empty: without it"
-    )
-    p.add_argument(
-        "--tokenizer",
-        default="Qwen/Qwen3.5-0.8B",
-        help="folder or hub id of the student, for the length of the prompts",
-    )
+    p.add_argument("--vero", default=sources.VERO, help=of)
+    p.add_argument("--mmfr", default=sources.MMFR, help=of)
+    p.add_argument("--tokenizer", default="Qwen/Qwen3.5-0.8B", help="the student, folder or hub id")
     p.add_argument("--seed", type=int, default=0, help="of the sample")
-    p.add_argument(
-        "--limit",
-        type=int,
-        default=0,
-        help="rows to read per Vero config and of MMFineReason; 0: all",
-    )
-    p.add_argument(
-        "--extra",
-        nargs="*",
-        default=[],
-        metavar="CONFIG=TIER",
-        help="further Vero configs, tier 1 or 2",
-    )
+    p.add_argument("--limit", type=int, default=0, help="rows per Vero config and of MMFineReason")
+    more = {"nargs": "*", "default": [], "metavar": "CONFIG=TIER"}
+    p.add_argument("--extra", help="further Vero configs, tier 1 or 2", **more)
     args = p.parse_args(argv)
     extra = {}
     for part in args.extra:
@@ -526,6 +468,7 @@ def main(argv):
     if report["unknown"]:
         print(f"sub-sets unknown to us, not used: {visible(', '.join(report['unknown']))}")
     print(
-        f"\n{report['rows']} questions in {args.out} (the paper: about {PAPER_TOTAL}); the counts are in {args.out}/report.md"
+        f"\n{report['rows']} questions in {args.out} (the paper: about {sources.PAPER_TOTAL}), "
+        f"{report['free_form']} of them for a judge; the counts are in {args.out}/report.md"
     )
     return 0 if report["rows"] else 1

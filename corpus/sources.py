@@ -1,7 +1,7 @@
 """The two public sources of ZPPO-77K: their names, their schemas with all oddities, and which of
 their rows belong in the corpus.
 
-corpus.py samples and writes; here a row of Vero-600k or of MMFineReason becomes (question, accepted
+build.py samples and writes; here a row of Vero-600k or of MMFineReason becomes (question, accepted
 answers), its image becomes bytes, or it is dropped for a reason that is counted. Cheap filters
 (kind of reward, pass rate, texts) come first; `examine` holds the expensive ones (decode the image,
 count the tokens of the plain prompt).
@@ -22,9 +22,10 @@ from pathlib import Path
 
 from PIL import Image
 
-import model
-from data import FORMATS, HIDDEN, MAX_BYTES, MAX_PIXELS, BadImage, decode
-from processor import CLOSER, encode
+from data import HIDDEN, Question, check_pictures
+from pictures import FORMATS, MAX_BYTES, MAX_PIXELS
+from reward import grade
+from runtime.rows import BadRow, unwrapped
 
 # Vero also stands under gsarch/Vero-600k, which its own download script names. Pin either with
 # @REVISION.
@@ -35,33 +36,28 @@ PAPER_TOTAL = 77_000  # "about"
 MAX_ANSWER = 512  # characters
 MIN_SIDE = 100  # pixels
 MAX_PROMPT = 4096  # tokens of the plain prompt: image, question and closer, in the chat template
-MAX_CHARS = (
-    32_768  # characters of a question; longer ones are no 4,096 tokens, and not tokenized to see
-)
+MAX_CHARS = 32_768  # of a question; longer ones are no 4,096 tokens, and not tokenized to see
 MAX_PASS_RATE = 0.5
 MARKS = re.compile("[\u061c\u200e\u200f\ufeff]")  # invisible direction marks, byte order mark
-USABLE = (
-    "string_match",
-    "multiple_choice",
-    "numeric",
-    "counting",
-    "search",
-    "list_string_match",
-)  # reward types
-RATE_COLUMNS = (
-    "pass_rate",
-    "qwen3vl_4b_pass_rate",
-)  # the loaders and the card disagree on the name
-EXTENSION = {
-    "BMP": "bmp",
-    "GIF": "gif",
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "PPM": "ppm",
-    "TIFF": "tif",
-    "WEBP": "webp",
-}
+# reward types that compare one short answer
+USABLE = "string_match multiple_choice numeric counting search list_string_match".split()
+# the loaders and the card disagree on the name
+RATE_COLUMNS = ("pass_rate", "qwen3vl_4b_pass_rate")
+EXTENSION = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # others are named as their format
+# Golds with other words than these are free-form. Two-letter runs beside digits or operators are
+# products of variables, unless they are English.
+FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan log ln exp sqrt lim max min mod pi or and"
+UNITS = (
+    "mm cm dm km ft yd mi kg mg lb oz ml mL kL sec min hr mph kph kmh Hz kHz Pa kPa kJ kW kWh mol "
+    "rad deg am pm meter meters degree degrees"
+)
+ENGLISH = "of to in is at on by an no so it if as us we he me my up go do be ok"
+LETTERS = r"\(?[A-Za-z\u0370-\u03ff]\)?[.:]?|[A-J]{2,6}"  # an option, a variable, several options
+EXACT_RULE = (
+    "free_form (a judge decides what exact matching leaves open): golds that are neither option "
+    "letters nor a number, with or without a unit, nor a formula, which is text without words "
+    "outside LaTeX commands, function names and units"
+)
 
 # Canonical name: (tier, Vero configs). Names of configs are compared without case and punctuation.
 # All stem-, counting- and chart_ocr- names occur in public code that reads Vero, except
@@ -84,7 +80,7 @@ VERO_PLAN = {
     "chartqa": (1, [_O + "chartqa_difficulty"]),
     "arxivqa": (1, [_O + "arxivqa_formatted"]),
     "reachqa": (1, [_O + "reachqa"]),
-    "ecd_vqa": (1, [_O + "ecd_vqa"]),  # our guess, see corpus.py
+    "ecd_vqa": (1, [_O + "ecd_vqa"]),  # our guess, see build.py
     "pathvqa": (2, ["stem-pathvqa"]),
     "vqarad": (2, ["stem-vqarad"]),
     "raven": (2, ["stem-raven"]),
@@ -104,15 +100,11 @@ VERO_PLAN = {
 VERO_UNUSED = [
     *(_C + s for s in "aerialvg groundui objects365_qa oodvqa osatlas refcocog".split()),
     *(_K + s for s in "indoor_qa kvg kvqa popvqa vcrqa viquae vizwiz".split()),
-    *(
-        "spatial_action-" + s
-        for s in "game_QA magma_aitw magma_mind2web robo2vlm spatial_ssrl stvqa visual_jigsaw_2d "
-        "visual_jigsaw_3d".split()
-    ),
-    *(
-        "captioning_IF-" + s
-        for s in "PixMo-AskAnything PixMo-CapQA PixMo-Cap MM-RLVR-IFEval MMIF-23K Flickr30K".split()
-    ),
+    *("spatial_action-" + s for s in "game_QA magma_aitw magma_mind2web robo2vlm".split()),
+    *("spatial_action-" + s for s in "spatial_ssrl stvqa".split()),
+    *("spatial_action-" + s for s in "visual_jigsaw_2d visual_jigsaw_3d".split()),
+    *("captioning_IF-" + s for s in "PixMo-AskAnything PixMo-CapQA PixMo-Cap".split()),
+    *("captioning_IF-" + s for s in "MM-RLVR-IFEval MMIF-23K Flickr30K".split()),
 ]
 
 # MMFineReason's `source`: (canonical name, tier), or None where the paper does not use it.
@@ -193,21 +185,14 @@ def mmfr_row(row, rate_column):
 
 def user_message(prompt):
     """The last user message: `prompt` is a list of {role, content}, or one dict of two lists (both
-    occur in Vero).
+    occur in Vero). None without one.
     """
     if isinstance(prompt, dict):
-        prompt = [
-            {"role": r, "content": c}
-            for r, c in zip(prompt.get("role") or [], prompt.get("content") or [])
-        ]
-    return next(
-        (
-            m.get("content")
-            for m in reversed(prompt or [])
-            if isinstance(m, dict) and m.get("role") == "user"
-        ),
-        None,
-    )
+        turns = zip(prompt.get("role") or [], prompt.get("content") or [])
+    else:
+        turns = [(m.get("role"), m.get("content")) for m in prompt or [] if isinstance(m, dict)]
+    users = [content for role, content in turns if role == "user"]
+    return users[-1] if users else None
 
 
 def clean_question(text):
@@ -226,19 +211,15 @@ def listed_golds(text):
     if not text:
         return []
     try:
-        if (
-            len(text) > 8192
-        ):  # a deeper expression could exhaust the parser; real lists are a dozen phrases
+        # a deeper expression could exhaust the parser; real lists are a dozen phrases
+        if len(text) > 8192:
             raise ValueError
         golds = ast.literal_eval(text.strip())
-        repr(
-            golds
-        )  # a hexadecimal number may be too long to be written as a decimal one: ValueError
+        repr(golds)  # a hexadecimal number may be too long for a decimal one: ValueError
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise Drop("gold is not a list") from None
-    if not isinstance(golds, list) or not all(
-        g is None or isinstance(g, (str, int, float)) for g in golds
-    ):
+    known = (str, int, float, type(None))
+    if not isinstance(golds, list) or not all(isinstance(g, known) for g in golds):
         raise Drop("gold is not a list")
     return golds
 
@@ -247,13 +228,32 @@ def clean_golds(golds):
     """Stripped, without empty and over-long ones, the most frequent first. Raises Drop when none is
     left.
     """
-    golds = Counter(s for g in golds if g is not None and (s := str(g)[:MAX_CHARS].strip()))
+    texts = [unwrapped(str(g)[:MAX_CHARS].strip()) for g in golds if g is not None]
+    golds = Counter(filter(None, texts))
     if not golds:
         raise Drop("no answer")
     golds = [g for g, _ in golds.most_common()]  # ties in the order of the list
     if len(golds[0]) > MAX_ANSWER:
         raise Drop(f"answer > {MAX_ANSWER} characters")
     return [g for g in golds if len(g) <= MAX_ANSWER]
+
+
+def is_exact(gold):
+    """Whether a gold is an option's letter, a number or a formula, by EXACT_RULE; else a judge is
+    asked for answers that differ from it. LaTeX's \\text{...} holds words.
+    """
+    if re.fullmatch(LETTERS, gold):
+        return True
+    text = re.sub(r"\\(?:text\w*|math\w+|operatorname|mbox)\*?\s*(?=\{)", " ", gold)
+    formula = bool(re.search(r"[\d=+^*/<>\\]", text))
+    text = re.sub(r"\\[A-Za-z]+", " ", text)
+    if not formula or re.search(r"[^\W\d_A-Za-z\u0370-\u03ff]", text):  # accents, other scripts
+        return False
+    known = {*FUNCTIONS.split(), *UNITS.split()}
+    words = [w for w in re.findall(r"[^\W\d_]{2,}", text) if w not in known]
+    if any(len(w) > 2 or w.lower() in ENGLISH.split() for w in words):
+        return False
+    return bool(grade(f"\\boxed{{{gold}}}", gold))
 
 
 def check_text(texts, tags):
@@ -298,13 +298,13 @@ def image_bytes(value, roots):
     return value
 
 
-def examine(raw, question, lm):
-    """The file extension of an image that may stay with its question; the expensive filters. Raises
-    Drop.
+def examine(raw, question, check):
+    """The file extension of an image that may stay with its question; the expensive filters.
+    check: a data.QuestionCheck. Raises Drop.
     """
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:  # the header only
-            size, extension = opened.size, EXTENSION[opened.format]
+            size, kind = opened.size, opened.format
     except Image.DecompressionBombError as e:
         raise Drop("image too large to decode") from e
     except Exception as e:  # Pillow's readers raise whatever comes on damaged files
@@ -313,52 +313,30 @@ def examine(raw, question, lm):
         raise Drop("image too large to decode")
     if min(size) < MIN_SIDE:
         raise Drop(f"image side < {MIN_SIDE} px")
+    row = Question("", question, "", (raw,), free_form=True)
     try:
-        length = prompt_length(lm, question, [Image.new("1", (1, 1))], [size])
-    except ValueError as e:
-        raise Drop("image refused by the processor") from e
-    if length > MAX_PROMPT:
-        raise Drop(f"prompt > {MAX_PROMPT} tokens")
-    try:
-        decode((raw,), "")
-    except BadImage as e:
-        raise Drop("image does not open") from e
-    return extension
+        check(row, "")
+        check_pictures(row, "")
+    except BadRow as e:
+        reasons = {
+            "image does not fit the model": "image refused by the processor",
+            "prompt too long": f"prompt > {MAX_PROMPT} tokens",
+        }
+        raise Drop(reasons.get(e.reason, e.reason)) from e
+    return EXTENSION.get(kind, kind.lower())
 
 
-def prompt_parts(path):
-    """A model.LM without its net: the tokenizer and the image processor of a folder or hub id,
-    enough to count a prompt's tokens.
-    """
+def student_side(path):
+    """The tokenizer and image processor of a folder or hub id: enough to count tokens."""
+    import model
+
     try:
-        config, tokenizer, images = model.load_parts(str(path))
+        return model.text_side(str(path))
     except ValueError as e:
         raise ValueError(
             f"--tokenizer {path}: no tokenizer and image processor there ({e}); "
             f"name the folder or hub id of the student"
         ) from e
-    return model.LM(
-        None, tokenizer, images, str(path), (), None, getattr(config, "image_token_id", -1)
-    )
-
-
-def prompt_length(lm, question, images, sizes=None):
-    """Tokens of the plain prompt (closer and visual tokens included), equal to
-    len(model.expand(...).ids).
-
-    From the image sizes alone, by the processor's own arithmetic: nothing is resized. sizes:
-    (width, height) of each image, if `images` are stand-ins. Raises ValueError when the processor
-    refuses an image (one side more than 200 times the other).
-    """
-    ids, merge = (
-        encode(lm, question + CLOSER, images).ids,
-        lm.image_processor.merge_size**2 if images else 1,
-    )
-    patches = [
-        lm.image_processor.get_number_of_image_patches(h, w, {})
-        for w, h in sizes or [i.size for i in images]
-    ]
-    return len(ids) + sum(n // merge - 1 for n in patches)
 
 
 # ---- sources -------------------------------------------------------------------------------------
@@ -374,8 +352,9 @@ def configs_of(spec):
     try:
         names = datasets.get_dataset_config_names(path, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
+        why = str(e).strip().splitlines()[0][:300]
         raise ValueError(
-            f"{spec}: can't list its sub-sets ({str(e).strip().splitlines()[0][:300]}). "
+            f"{spec}: can't list its sub-sets ({why}). "
             f"Give the folder of a local copy, or check the name and the network"
         ) from e
     if names == ["default"] and Path(path).is_dir():
@@ -390,28 +369,19 @@ def open_source(spec, config, columns=None):
     import datasets
 
     path, revision = split_spec(spec)
+    of = f"{spec}, {config}" if config else spec
     try:
         where = {"name": config}
-        if (
-            config
-            and Path(path, config).is_dir()
-            and config not in datasets.get_dataset_config_names(path)
-        ):
+        local = config and Path(path, config).is_dir()
+        if local and config not in datasets.get_dataset_config_names(path):
             where = {"data_dir": config}  # a local copy whose README declares no configs
-        data = datasets.load_dataset(
-            path,
-            split="train",
-            revision=revision,
-            streaming=True,
-            verification_mode="no_checks",
-            columns=columns,
-            batch_size=64,
-            **where,
-        )  # whole row groups of images would fill the memory
+        # batch_size: whole row groups of images would fill the memory
+        how = {"split": "train", "streaming": True, "verification_mode": "no_checks"}
+        how |= {"revision": revision, "columns": columns, "batch_size": 64}
+        data = datasets.load_dataset(path, **how, **where)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
-        raise ValueError(
-            f"{spec}{f', {config}' if config else ''}: does not load ({str(e).strip().splitlines()[0][:300]})"
-        ) from e
+        why = str(e).strip().splitlines()[0][:300]
+        raise ValueError(f"{of}: does not load ({why})") from e
     image = data.features.get("image")
     if isinstance(image, datasets.Image):
         data = data.cast_column("image", datasets.Image(decode=False))
@@ -445,18 +415,19 @@ class Vero:
         data = open_source(self.spec, config)
         missing = {"image", "reward_model", "extra_info"} - set(data.column_names)
         if missing:
-            raise ValueError(
-                f"{self.spec}, {config}: no column {', '.join(sorted(missing))}; it has {', '.join(data.column_names)}"
-            )
+            has = ", ".join(data.column_names)
+            lacks = ", ".join(sorted(missing))
+            raise ValueError(f"{self.spec}, {config}: no column {lacks}; it has {has}")
         flat = [c for c in ("reward_model", "extra_info") if not isinstance(data.features[c], dict)]
         if flat:
+            columns = ", ".join(flat)
             raise ValueError(
-                f"{self.spec}, {config}: column {', '.join(flat)} is not a struct; is this Vero-600k?"
+                f"{self.spec}, {config}: column {columns} is not a struct; is this Vero-600k?"
             )
         return data
 
     def place(self, row, config):
-        """(canonical name, tier) of a row. Raises Drop for sub-sets that the corpus does not take."""
+        """(canonical name, tier) of a row. Raises Drop where the corpus does not take it."""
         return self.canonical, self.tier
 
     def fields(self, row):
@@ -481,9 +452,8 @@ class MMFineReason:
             raise ValueError(f"{spec}: no column {', '.join(missing)}; it has {', '.join(columns)}")
 
     def open(self, config):
-        return open_source(
-            self.spec, config, ["source", "id", "question", "answer", "image", self.rate]
-        )  # not the long traces
+        columns = ["source", "id", "question", "answer", "image", self.rate]  # not the long traces
+        return open_source(self.spec, config, columns)
 
     def place(self, row, config):
         name = squeeze(str(row.get("source"))[:80])

@@ -1,4 +1,4 @@
-"""What every sampling engine can do, and how one is opened.
+"""What every sampling engine can do.
 
 An engine draws responses from one model; rollout.py, teacher.py and eval.py do not know which:
     sample(prompts, n, ...)        n Samples a prompt, all at once
@@ -15,14 +15,13 @@ ids; the model's generation config is ignored (its sampling defaults would make 
 sampled another one than the policy that is trained). Every prompt has its own seed, so its samples
 do not depend on what else is in the batch, nor on the rank that draws them.
 
-    engine = open_engine("", lm)
+    engine = engines.open_engine("", lm)
     prompt = engine.encode("What is 2+2?" + CLOSER)
     groups = engine.sample([prompt], n=8, max_new_tokens=32, seed=0)
 """
 
 import hashlib
 from functools import cached_property
-from importlib.util import find_spec
 
 from processor import control_strings, encode, expand, pixels
 
@@ -43,29 +42,6 @@ def seed_of(*parts):
 def default_kind(device):
     """What samples on a device unless somebody says otherwise: vllm on a GPU, hf elsewhere."""
     return "vllm" if str(device).startswith("cuda") else "hf"
-
-
-def open_engine(kind, lm, **options):
-    """The engine that samples lm (model.LM): kind "hf", "vllm", or "" for default_kind's.
-
-    options: of VLLMEngine, with the path of its weights where that is not lm's; of HFEngine
-    max_rows only. Raises ValueError when vLLM is wanted and not installed.
-    """
-    if kind not in (*ENGINES, ""):
-        raise ValueError(f"--engine {kind} is not one of {', '.join(ENGINES)}")
-    kind = kind or default_kind(lm.device)
-    if kind == "hf":
-        from engines.hf import HFEngine
-
-        return HFEngine(lm, options.get("max_rows", 512))
-    if find_spec("vllm") is None:
-        raise ValueError(
-            "vLLM is not installed, and samples on a GPU: pip install -r requirements-gpu.txt, "
-            "or go without it, slowly, with --engine hf"
-        )
-    from engines.vllm import VLLMEngine  # minutes of imports, for those who want it
-
-    return VLLMEngine(options.pop("path", lm.path), lm, **options)
 
 
 class Engine:

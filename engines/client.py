@@ -15,8 +15,8 @@ only read. Its template reads special tokens in the user's text as control, so t
 here: those of the model's own tokenizer where `lm` is given, else those of the common families.
 Pictures go as PNG. A video goes as its frames with their times, a form of vLLM's that a server
 takes only with --trust-request-mm-kwargs (without it, of a long video it would see the start only);
-to others it goes as single pictures. vLLM's own fields (EXTRAS) are left out once a server refuses
-them by name. The key, if any, is the environment variable OPENAI_API_KEY.
+to others it goes as single pictures. Fields of vLLM's own (EXTRAS) are left out once a server
+refuses them by name. The key, if any, is the environment variable OPENAI_API_KEY.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ import base64
 import concurrent.futures
 import heapq
 import io
+import ipaddress
 import os
 import re
 import threading
@@ -33,9 +34,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from engines.base import Engine, seed_of
-from processor import control_strings
+from processor import control_strings, opened
 from records import Prompt, Sample
-from reformulate import TAGS
 
 # Special tokens of Qwen, Llama, Gemma, Mistral and DeepSeek templates.
 CONTROL = tuple(
@@ -47,7 +47,12 @@ CONTROL = tuple(
     "[/INST] <\uff5cUser\uff5c> <\uff5cAssistant\uff5c> <\uff5cbegin\u2581of\u2581sentence\uff5c> "
     "<\uff5cend\u2581of\u2581sentence\uff5c>".split()
 )
-EXTRAS = ("chat_template_kwargs", "media_io_kwargs", "priority", "return_token_ids", "top_k")
+# The tags of our own prompts (reformulate.TAGS): plain words to a template, wanted in a text.
+OURS = re.compile("</?(candidate|response|summary|think|hint)>")
+# Fields that not every server takes.
+EXTRAS = tuple(
+    "chat_template_kwargs media_io_kwargs priority response_format return_token_ids top_k".split()
+)
 WAITS = (0.5, 2, 8)  # seconds before another try
 SLOW_DOWN = 30  # tries of a server that says 429: it is there, and has too much to do
 _TOO_LONG = re.compile(
@@ -97,8 +102,7 @@ class ClientEngine(Engine):
         self.urls, self.who, self.flag = [u.rstrip("/") for u in urls], who, flag
         self.lm, self.tokens, self.timeout = lm, 0, timeout
         self.tags = control_strings(lm.tokenizer) if lm else CONTROL
-        # <think> is in our own closer, where it is wanted, and no template reads it as a turn
-        unsafe = "|".join(re.escape(t) for t in self.tags if t not in TAGS)
+        unsafe = "|".join(re.escape(t) for t in self.tags if not OURS.fullmatch(t))
         self.unsafe = re.compile(unsafe, re.IGNORECASE)
         self.dropped = set()  # the EXTRAS that the servers do not take
         self.tickets, self.under_way = count(), {}  # future -> key, of submit()
@@ -141,7 +145,8 @@ class ClientEngine(Engine):
         """Begin to draw n responses: a concurrent.futures.Future of n Samples, from any thread.
 
         priority: lower comes first, here and in a vLLM server; sampling: max_new_tokens, and
-        temperature, top_p, top_k, presence_penalty as in Engine.submit.
+        temperature, top_p, top_k, presence_penalty as in Engine.submit; and response_format, for
+        servers that can hold a model to a form.
         """
         return self._run(self._request(prompt, n, seed, priority, sampling))
 
@@ -253,16 +258,19 @@ class ClientEngine(Engine):
 
     async def _patiently(self, url, path, body=None):
         """The reply, a dict, after some tries if need be. Raises Refused, and ValueError."""
-        for k in count():
+        failed = slowed = 0
+        while True:
             try:
                 return await self._once(url, path, body)
             except Again as e:
-                tries = SLOW_DOWN if e.patient else len(WAITS)
-                if k >= tries:
-                    raise self._error(
-                        url, f"does not answer ({e}); is {self.flag} right, and the server up?"
-                    ) from e
-                wait = WAITS[min(k, len(WAITS) - 1)] if e.wait is None else e.wait
+                if e.patient:
+                    slowed += 1
+                else:
+                    failed += 1
+                if failed > len(WAITS) or slowed > SLOW_DOWN:
+                    hint = f"is {self.flag} right, and the server up?"
+                    raise self._error(url, f"does not answer ({e}); {hint}") from e
+                wait = WAITS[min(failed + slowed, len(WAITS)) - 1] if e.wait is None else e.wait
                 await asyncio.sleep(wait)
 
     async def _once(self, url, path, body):
@@ -320,19 +328,20 @@ class ClientEngine(Engine):
     # ---- what goes out, and what comes back ------------------------------------------------------
 
     def _body(self, prompt, n, seed, priority, sampling):
-        content = [_image_part(image) for image in prompt.images]
+        most = self.lm.max_pixels if self.lm else 0
+        images, video = opened(prompt.images, prompt, most), opened(prompt.video, prompt)
+        content = [_image_part(image) for image in images]
         extras = {"chat_template_kwargs": {"enable_thinking": prompt.thinking}}
         extras |= {"return_token_ids": True, "priority": priority}
-        if sampling.get("top_k"):
-            extras["top_k"] = sampling["top_k"]
-        if prompt.video and "media_io_kwargs" not in self.dropped:
-            frames = ",".join(map(_png, prompt.video))
+        extras |= {k: sampling[k] for k in ("top_k", "response_format") if sampling.get(k)}
+        if video and "media_io_kwargs" not in self.dropped:
+            frames = ",".join(map(_png, video))
             url = {"url": f"data:video/jpeg;base64,{frames}"}
             content.append({"type": "video_url", "video_url": url})
-            times = {"fps": prompt.video_fps, "frames_indices": list(range(len(prompt.video)))}
+            times = {"fps": prompt.video_fps, "frames_indices": list(range(len(video)))}
             extras["media_io_kwargs"] = {"video": times | {"num_frames": -1}}  # -1: all of them
         else:
-            content += [_image_part(frame) for frame in prompt.video]
+            content += [_image_part(frame) for frame in video]
         text = self._strip(prompt.text)
         content.append({"type": "text", "text": text})
         body = {
@@ -365,11 +374,15 @@ class ClientEngine(Engine):
 
 
 def _http(url, timeout):
-    """An AsyncClient for one server; a proxy of the environment is not for this machine's own."""
-    own = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    """An AsyncClient for one server; a proxy of the environment is for hosts outside only."""
+    host = urlsplit(url).hostname or ""
+    try:
+        near = ipaddress.ip_address(host).is_private  # loopback is, too
+    except ValueError:
+        near = host == "localhost"
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     times = httpx.Timeout(timeout, connect=min(30.0, timeout), pool=None)
-    return httpx.AsyncClient(timeout=times, limits=limits, trust_env=not own)
+    return httpx.AsyncClient(timeout=times, limits=limits, trust_env=not near)
 
 
 def _text(message):

@@ -15,7 +15,6 @@ from transformers import DynamicCache
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from engines.base import Engine, seed_of
-from loss import mask_logits
 from model import features, hidden_states
 from processor import positions
 from records import Sample
@@ -114,7 +113,7 @@ class HFEngine(Engine):
         if penalty:
             penalties = torch.zeros(rows, self.lm.head.shape[0], device=device)
         for t in range(length):
-            logits = mask_logits(h @ self.lm.head.T, self.lm.banned)
+            logits = self.lm.logits(h)
             if penalties is not None:
                 logits = logits - penalties[out.active]
             uniform = uniforms[out.active, t] if temperature else None

@@ -2,7 +2,7 @@
 one on servers.
 
     pending = Pending(engine)
-    pending.start("q1", lambda: engine.encode("What is 2+2?"), 4, seed=0, max_new_tokens=40)
+    pending.start("q1", engine.encode("What is 2+2?"), 4, seed=0, max_new_tokens=40)
     [("q1", samples)] = pending.wait(["q1"])
 
 An engine on servers (client.ClientEngine) works from start() on; a local one samples all that was
@@ -25,14 +25,13 @@ class Pending:
     def __contains__(self, i):
         return i in self.open
 
-    def start(self, i, make_prompt, n, seed, priority=0, **sampling):
-        """Ask for n responses, unless this id is under way. make_prompt: a function, as pictures
-        may have to be opened; seed and sampling as in Engine.submit; priority: lower comes first.
+    def start(self, i, prompt, n, seed, priority=0, **sampling):
+        """Ask for n responses, unless this id is under way. seed, sampling: as in Engine.submit;
+        priority: lower comes first.
         """
         with self.lock:
-            if i in self.open:
+            if i in self.open and not self._failed(self.open[i]):
                 return
-            prompt = make_prompt()
             if self.engine.remote:
                 self.open[i] = self.engine.request(prompt, n, seed, priority, **sampling)
             else:
@@ -72,6 +71,9 @@ class Pending:
             for i in ids:
                 if i in self.open:
                     self.open.pop(i).cancel()
+
+    def _failed(self, request):
+        return self.engine.remote and request.done() and request.exception() is not None
 
     def _sample(self, stop):
         asked, self.open, alike, out = self.open, {}, {}, []

@@ -87,7 +87,7 @@ class VLLMServer:
             # no prompt in two parts: after the first, vLLM sets a seeded generator back in a way
             # that only a GPU's can be
             switches += ["--enforce-eager", "--no-enable-chunked-prefill"]
-            options["max-num-batched-tokens"] = 8192
+            options["max-num-batched-tokens"] = max(8192, max_model_len or 0)
             env = CPU | env
         words = [f"--{name}={value}" for name, value in options.items()]
         command = ["-m", "vllm.entrypoints.openai.api_server", *words, *switches]
@@ -195,12 +195,15 @@ def last_words(log):
     prefix = r"^(\([\w .]+pid=\d+\) ?)?((ERROR|INFO|WARNING|CRITICAL) [\d-]+ [\d:]+ \[[^]]*\] ?)?"
     lines = [re.sub(prefix, "", line).strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    # the first cause: what follows it are the processes that waited for that one
-    known = re.compile(
-        r"[\w.]*(Error|Exception)\b: (?!.*(See root cause above|initialization failed))"
-    )
-    causes = [line for line in lines if known.match(line)]
-    return (causes or lines or ["its log is empty"])[-1][:500]
+    errors = [k for k, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
+    # not those of the processes that waited for the one that failed
+    errors = [k for k in errors if not re.search("root cause|initialization failed", lines[k])]
+    if not errors:
+        return (lines or ["its log is empty"])[-1][:500]
+    last = lines[errors[-1]]
+    if "validation error" in last:  # pydantic's own come with the reason on the lines below
+        last = " ".join(lines[errors[-1] : errors[-1] + 3]).split(" [type=")[0]
+    return last[:500]
 
 
 def free_port(host="127.0.0.1"):

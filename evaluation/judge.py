@@ -22,10 +22,10 @@ from pathlib import Path
 
 from evaluation.judge_prompts import PROMPTS, RUBRIC_OF
 from evaluation.scorers import LETTERS, Score
+from judge import JUDGE_CHARS as MAX_CHARS
+from judge import JUDGE_TOKENS as MAX_TOKENS
+from judge import final, verdict_of
 from runtime.memo import fingerprint
-from teacher import JUDGE_CHARS as MAX_CHARS
-from teacher import JUDGE_TOKENS as MAX_TOKENS
-from teacher import final, verdict_of
 
 BATCH = 64
 

@@ -12,7 +12,7 @@ src/evaluator.py (the judge does not see the conversation). mmvu_*: utils/eval_u
 benchmarks.py.
 """
 
-from teacher import JUDGE as SHARED
+from judge import JUDGE as SHARED
 
 _REASONING = """You grade an answer to a question about a chart. You see the question, the ground truth and a response.
 First extract the final answer of the response, then score it with 1 or 0 by this rule:

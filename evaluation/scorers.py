@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
-from reward import answers_equal, grade, last_boxed
-from teacher import final
+from judge import final
+from math_equal import answers_equal
+from reward import grade, last_boxed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

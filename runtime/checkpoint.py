@@ -20,7 +20,7 @@ import random
 import shutil
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -47,12 +47,13 @@ class RunState:
     step: int = 0  # rollout steps finished
     position: int = 0  # questions taken from the data order
     skipped: int = 0  # questions that could not be used (--skip-bad)
+    alarms: dict = field(default_factory=dict)  # sums, and what was told (alarms.check)
     heldout: dict | None = None  # held-out results before training
     heldout_now: dict | None = None  # the latest ones of this process, not saved
 
-    def finish_step(self, step, new_prompts):
-        """A rollout step is done, with that many new prompts."""
-        self.step, self.position = step, self.position + new_prompts
+    def finish_step(self, step, position):
+        """A rollout step is done, with the new questions up to this position of the order."""
+        self.step, self.position = step, position
 
     def to_json(self):
         """JSON values, copied."""
@@ -61,13 +62,14 @@ class RunState:
             "position": self.position,
             "rng": rng_state(self.rng),
             "buffer": copy.deepcopy(self.buffer.state()),
+            "alarms": copy.deepcopy(self.alarms),
             "heldout": self.heldout,
         }
 
     def load(self, saved):
         """Take over the values of a checkpoint's state.json."""
         self.step, self.position, self.heldout = (saved[k] for k in ("step", "position", "heldout"))
-        self.rng = set_rng_state(saved["rng"])
+        self.alarms, self.rng = saved["alarms"], set_rng_state(saved["rng"])
         self.buffer.load(saved["buffer"])
 
 
@@ -158,6 +160,8 @@ def write_model(lm, folder, world=ALONE):
     for part in (config, config.get("text_config", {}), config.get("vision_config", {})):
         if "dtype" in part:
             part["dtype"] = str(lm.compute).removeprefix("torch.")
+        if "mtp_num_hidden_layers" in part:  # the drafting head is not among the weights
+            part["mtp_num_hidden_layers"] = 0
     write_atomic(Path(folder) / "config.json", json.dumps(config, indent=1))
 
 

@@ -3,12 +3,14 @@
 import math
 import os
 import signal
+import sys
 import time
 
 import torch
 from tqdm import tqdm
 
-from config import DISTILL, needs_teacher, run_name
+from config import DISTILL, comparable, flag_of, needs_teacher, run_name
+from data import prompt_lengths, skipped
 from engines.base import Stopped, default_kind
 from eval import by_family
 from model import attention
@@ -80,12 +82,14 @@ def progress_bar(cfg, state, world):
 
 
 def show_step(bar, record):
-    """Move the bar on, with the numbers of the step beside it."""
+    """Move the bar on, with the numbers of the step beside it; alarms stand above it."""
+    for message in record["alarms"] if not bar.disable else ():
+        tqdm.write(f"warning: {message}", file=sys.stderr)
     bar.set_postfix_str(bar_text(record), refresh=False)
     bar.update()
 
 
-def run_table(cfg, who, student, questions, out):
+def run_table(cfg, who, student, questions, check, out):
     """What this run will be, before it starts."""
     helps = [name for name in ("bcq", "ncq") if getattr(cfg, name)]
     if cfg.method in ("hint", "prefix"):
@@ -98,12 +102,13 @@ def run_table(cfg, who, student, questions, out):
     if helps:
         prompts += f" + up to {cfg.max_reformulated} {'/'.join(helps).upper()}"
         most += cfg.max_reformulated
-    often = ", each several times a step" if new > len(questions) else ""
+    often = ", each several times a step" if new > len(questions.good) else ""
     on_ranks = f", on {plural(who.students, 'rank')}" if who.students + who.teachers > 1 else ""
     rows = [
         ("student", f"{cfg.student}, {student.n_params() / 1e6:.2f} M parameters{on_ranks}"),
         ("teacher", teacher_row(cfg, who)),
         ("data", f"{cfg.data}, {len(questions)} questions{often}"),
+        ("", data_row(questions, check)),
         ("method", method_row(cfg, helps)),
         (
             "a step",
@@ -122,6 +127,18 @@ def run_table(cfg, who, student, questions, out):
     if cfg.resume_from:
         rows.append(("resumes", cfg.resume_from))
     return "\n".join(f"{name:10s}{text}" for name, text in rows)
+
+
+def data_row(questions, check):
+    """How many questions have pictures, how long their prompts are, what is left out."""
+    lengths = prompt_lengths(questions, check)
+    median, longest = lengths[len(lengths) // 2], lengths[-1]
+    text = (
+        f"{questions.n_pictures} with pictures; plain prompts of {median} tokens, at most {longest}"
+    )
+    if len(lengths) < len(questions.good):
+        text += f", of {len(lengths)} looked at"
+    return text + (f"; {skipped(questions)}" if questions.bad else "")
 
 
 def plural(n, noun):
@@ -188,8 +205,15 @@ def bar_text(record):
     b = record["buffer"]
     return (
         f"acc {accuracy('new')} bcq {accuracy('bcq')} ncq {accuracy('ncq')} buffer {b['size']} "
-        f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}"
+        f"graduated {sum(b['graduated'].values())}/{sum(b['admitted'].values())}{cut_off(record)}"
     )
+
+
+def cut_off(record):
+    """The share of responses that were cut off, where there are any."""
+    counts = record["groups"].values()
+    share = sum(c["truncated"] for c in counts) / max(1, sum(c["samples"] for c in counts))
+    return f" cut off {share:.0%}" if share else ""
 
 
 def summary(before, after, buffer, out):
@@ -229,6 +253,48 @@ def gain_line(split, mean, error):
     if abs(mean) > 2 * error:
         verdict = "gained" if mean > 0 else "lost"
     return f"{split}: {verdict} ({100 * mean:+.1f} points, standard error {100 * error:.1f})"
+
+
+def model_card(cfg, before, after):
+    """README.md of final/: what this model is, how it was made, and what it scored."""
+    was_given = comparable(cfg) | {"steps": cfg.steps}
+    was_given.pop("data_digest")
+    given = {flag_of(k): v for k, v in was_given.items() if not isinstance(v, (bool, type(None)))}
+    flags = "\n".join(f"    {flag} {value}" for flag, value in given.items() if value != "")
+    rows = [
+        f"| {split} | {100 * a[0] / a[1]:.1f} | {100 * b[0] / b[1]:.1f} | {a[1]} |"
+        for split in before
+        for a, b in [(by_family(before[split])["all"], by_family(after[split])["all"])]
+    ]
+    table = ["| held-out questions | before, % | after, % | number |", "| --- | --- | --- | --- |"]
+    return MODEL_CARD.format(
+        base=cfg.student,
+        teacher=cfg.teacher_url or cfg.teacher if needs_teacher(cfg) else "none",
+        method=run_name(cfg),
+        results="\n".join(table + rows) if rows else "No held-out questions were given.",
+        flags=flags,
+    )
+
+
+MODEL_CARD = """---
+base_model: {base}
+tags: [zppo, reinforcement-learning]
+---
+
+# {base}, trained with {method}
+
+Post-trained with zppo, an independent implementation of Zone of Proximal Policy Optimization
+(arXiv 2606.18216). Teacher, read in prompts only: {teacher}.
+
+{results}
+
+Greedy decoding, graded by exact matching. Flags:
+
+{flags}
+
+Please cite: Lee et al., Zone of Proximal Policy Optimization: Teacher in Prompts, Not Gradients,
+arXiv 2606.18216, 2026.
+"""
 
 
 def new_prompt_accuracy(out):

@@ -26,14 +26,14 @@ from baselines import FrozenTeacher
 from buffer import Buffer
 from config import DISTILL, comparable, flag_of, needs_teacher, run_name, wants_answers
 from distributed import init_student_rank, open_store
-from engines.base import default_kind, open_engine
+from engines import open_engine
+from engines.base import default_kind
 from engines.client import ClientEngine
-from engines.server import own_host, run_teacher_server, vllm_server
+from engines.server import own_host, run_teacher_server, visible_gpus, vllm_server
 from eval import SPLITS, evaluate_on_all_ranks
 from policy import shard_policy
-from processor import length
 from records import Method
-from rollout import prompt_of, sync_weights
+from rollout import sync_weights
 from runtime import checkpoint, console
 from runtime.checkpoint import Checkpoints, RunState
 from runtime.files import write_atomic
@@ -58,6 +58,7 @@ class Job:
     checkpoints: Checkpoints
     log: Any = None
     out: Path = Path()
+    check: Any = None  # data.QuestionCheck: whether the student can use a question
     same_tokens: bool = False  # student and teacher have the same token ids
     method: Method | None = None  # chosen by train.main
     resources: ExitStack = field(default_factory=ExitStack)
@@ -74,14 +75,17 @@ def open_job(cfg, who):
     with ExitStack() as resources:
         world = init_student_rank(cfg, who)
         resources.callback(world.close)
-        questions, heldout = open_data(cfg)
+        check = data.QuestionCheck(
+            model.text_side(cfg.student_path), cfg.max_prompt, cfg.thinking, cfg.max_pixels
+        )
+        questions, heldout = open_data(cfg, check)
         cfg.data_digest = data.digest(questions)
         out = world.broadcast_from_rank0(lambda: open_run(cfg))
         cfg.resume_from = world.broadcast_from_rank0(lambda: cfg.resume_from)
         student = load_student(cfg, world)
-        check_window(student, questions, cfg)
+        check_window(student, cfg)
         distiller = load_distiller(cfg, world, student) if cfg.method in DISTILL else None
-        table = console.run_table(cfg, who, student, questions, out)
+        table = console.run_table(cfg, who, student, questions, check, out)
         console.print0(world, table)
         torch.manual_seed(cfg.seed)
         # vLLM's first engine is made by all student ranks together
@@ -101,7 +105,7 @@ def open_job(cfg, who):
         state = RunState(Buffer(cfg.capacity, cfg.tau), Random(cfg.seed))
         checkpoints = Checkpoints(out / "checkpoints", cfg, student, optimizer, world, teacher)
         job = Job(world, policy, optimizer, engine, teacher, questions, heldout, state, checkpoints)
-        job.out, job.same_tokens = out, same
+        job.out, job.same_tokens, job.check = out, same, check
         record = resume(cfg, job) if cfg.resume_from else None
         job.log = world.on_rank0(lambda: open_log(cfg, job, record, resources))
         checkpoints.capture(state, record)
@@ -139,32 +143,26 @@ def open_log(cfg, job, record, resources):
 # ---- data ----------------------------------------------------------------------------------------
 
 
-def open_data(cfg):
-    """The training questions, and {split: held-out questions}."""
+def open_data(cfg, check):
+    """The training questions, and {split: held-out questions}, those left out that can't be used
+    (--skip-bad). check: data.QuestionCheck. Raises ValueError naming the bad rows.
+    """
     columns, heldout = data.parse_map(cfg.map), {}
     if cfg.data == "tiny":
         import tiny  # the tiny world as a data set: a door to the surroundings
 
-        questions = data.in_memory(tiny.questions("train"), "tiny")
+        questions = data.in_memory(tiny.questions("train"), "tiny", check, cfg.skip_bad)
         heldout = {split: tiny.questions(split) for split in SPLITS}
     else:
-        questions = data.open_questions(cfg.data, columns)
+        questions = data.open_questions(cfg.data, columns, check, cfg.skip_bad)
     if cfg.heldout:
-        heldout = {"heldout": data.open_questions(cfg.heldout, columns)}
+        found = data.open_questions(cfg.heldout, columns, check, cfg.skip_bad)
+        heldout = {"heldout": [found[i] for i in found.good]}
     return questions, heldout
 
 
-def check_window(student, questions, cfg, first=32):
-    """Lengths that can't work are told before any long work: of the flags, and of the plain prompts
-    of the first questions. Raises ValueError.
-    """
-    for q in questions[:first]:
-        tokens = length(student, prompt_of(student, q, q.question, cfg))
-        if tokens > cfg.max_prompt:
-            raise ValueError(
-                f"question {q.id}: its prompt has {tokens} tokens, more than --max-prompt "
-                f"{cfg.max_prompt}; take it out, or allow more"
-            )
+def check_window(student, cfg):
+    """Lengths that can't work are told before any long work. Raises ValueError."""
     if cfg.max_prompt + cfg.max_response > student.window:
         raise ValueError(
             f"{cfg.student}: --max-prompt {cfg.max_prompt} and --max-response {cfg.max_response} "
@@ -172,20 +170,28 @@ def check_window(student, questions, cfg, first=32):
         )
 
 
-def next_questions(questions, state, cfg, world):
-    """The new questions of a step. With --skip-bad, one that can't be used is left out, with a
-    counted warning.
+def next_questions(job, replayed_ids, cfg):
+    """(new questions, replayed questions, data position after them) of a step, all of their
+    pictures opened once, so that nothing is sampled before a bad one is known.
+
+    With --skip-bad, one that can't be used is left out, with a counted warning; else ValueError
+    names them all. Every rank looks at its share.
     """
-    indices = data.take(len(questions), cfg.seed, state.position, cfg.new_prompts)
-    if not cfg.skip_bad:
-        return [questions[i] for i in indices]
-    # one rank decides, or a bad disk would split them
-    good, bad = world.broadcast_from_rank0(lambda: data.fetch(questions, indices))
-    for e in bad:
+    questions, world, state = job.questions, job.world, job.state
+    indices, position = data.take_good(questions, cfg.seed, state.position, cfg.new_prompts)
+    new = len(indices)
+    indices += [questions.place(i) for i in replayed_ids]
+    own = range(world.rank, len(indices), world.size)
+    look = lambda: {k: data.fetch(questions, [indices[k]], job.check)[1] for k in own}
+    bad = {k: e for part in world.all_gather(look) for k, some in part.items() for e in some}
+    if bad and not cfg.skip_bad:
+        data.refuse([bad[k] for k in sorted(bad)])
+    for k in sorted(bad):
         state.skipped += 1
         if world.rank == 0:
-            tqdm.write(f"warning: {e}; skipped ({state.skipped} so far)", file=sys.stderr)
-    return good
+            tqdm.write(f"warning: {bad[k]}; skipped ({state.skipped} so far)", file=sys.stderr)
+    good = [(k, questions[i]) for k, i in enumerate(indices) if k not in bad]
+    return [q for k, q in good if k < new], [q for k, q in good if k >= new], position
 
 
 # ---- models and engines --------------------------------------------------------------------------
@@ -195,6 +201,7 @@ def load_student(cfg, world):
     """The student's model.LM, of the checkpoint that the run goes on from."""
     attend = model.attention(world.device)
     student = model.load(student_folder(cfg), cfg.dtype, world.device, attend=attend)
+    student.max_pixels = cfg.max_pixels
     if world.device.startswith("cuda"):
         check_kernels(student)
     return student
@@ -234,10 +241,10 @@ def student_engine(cfg, world, student):
         path = student_folder(cfg)
         return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed)
     if world.size > 1 or world.device.startswith("cuda"):
-        masters = cfg.dtype == "float32"
-        student = model.load(
-            student_folder(cfg), cfg.dtype, world.device, masters
-        )  # ours is shards
+        masters, path = cfg.dtype == "float32", student_folder(cfg)
+        copy = model.load(path, cfg.dtype, world.device, masters)  # the trained one is shards
+        copy.max_pixels = cfg.max_pixels
+        return open_engine("hf", copy, max_rows=side_by_side(cfg))
     return open_engine("hf", student, max_rows=side_by_side(cfg))
 
 
@@ -253,19 +260,27 @@ def open_teacher_engine(cfg, who, world, distiller, out, resources):
     if who.teachers:
         resources.callback(world.store.set, "students/done", "1")
         urls = [teacher_rank_url(world.store, i, cfg) for i in range(who.teachers)]
-        return entered(ClientEngine(urls, lm=model.text_side(cfg.teacher_path)), resources)
+        return entered(ClientEngine(urls, lm=teacher_text_side(cfg)), resources)
     if engine_kind(cfg, world.device) == "vllm":
         # beside the student on one GPU: what vllm_memory leaves, and no more context than fits
         room = {"memory": 0.9 - cfg.vllm_memory, "max_num_seqs": 64, "max_model_len": 32_768}
         log = out.with_name(f"{out.name}.teacher.log")
         server = vllm_server(cfg.teacher_path, log, timeout=cfg.timeout, **room)
         url = resources.enter_context(server)
-        return entered(ClientEngine(url, lm=model.text_side(cfg.teacher_path)), resources)
+        return entered(ClientEngine(url, lm=teacher_text_side(cfg)), resources)
     lm = distiller
     if lm is None or world.size > 1 or world.device != "cpu":  # there its weights will be shards
         masters, attend = cfg.dtype == "float32", model.attention(world.device)
         lm = model.load(cfg.teacher_path, cfg.dtype, world.device, masters, attend)
+    lm.max_pixels = cfg.max_pixels
     return open_engine("hf", lm, max_rows=side_by_side(cfg))
+
+
+def teacher_text_side(cfg):
+    """What the client has to know of a teacher that is served: its special tokens, its window."""
+    lm = model.text_side(cfg.teacher_path)
+    lm.max_pixels = cfg.max_pixels
+    return lm
 
 
 def entered(client, resources):
@@ -326,7 +341,7 @@ def serve_teacher(cfg, who):
             "teacher then lives on student rank 0"
         )
     store = open_store(cfg.timeout)
-    gpus = [who.local_rank] if cfg.device == "cuda" else None
+    gpus = [visible_gpus()[who.local_rank]] if cfg.device == "cuda" else None
     host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
     log = Path(os.environ.get("TMPDIR", "/tmp")) / f"zppo-teacher-{os.getpid()}.log"
     try:
@@ -433,6 +448,7 @@ def finish(cfg, job, stop):
         after = evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop)
     checkpoint.publish(job.policy.lm, out / "final", job.world)
     if job.world.rank == 0:
+        write_atomic(out / "final/README.md", console.model_card(cfg, state.heldout, after))
         print(console.summary(state.heldout, after, state.buffer, out), flush=True)
 
 

@@ -16,10 +16,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from data import decode
 from eval import by_family
+from math_equal import answers_equal
+from pictures import decode
 from records import KINDS
-from reward import answers_equal, last_boxed
+from reward import last_boxed
 from runtime.files import append_jsonl, read_jsonl, write_atomic
 
 

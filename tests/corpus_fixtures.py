@@ -1,8 +1,7 @@
 """Small copies of both sources' schema, made up here: rows, images and Parquet files, with the
-oddities of train_corpora facts.
+oddities of the real ones.
 
-python tests/corpus_fixtures.py FOLDER        # FOLDER/vero and FOLDER/mmfr, to try `data.py build`
-by hand
+    python tests/corpus_fixtures.py FOLDER    # FOLDER/vero and FOLDER/mmfr, to try data.py build
 """
 
 import io
@@ -157,10 +156,11 @@ def write_vero(folder, configs, readme=True, shards=1, **options):
     if readme == "no configs":
         (folder / "README.md").write_text("A copy.\n")
     elif readme:
-        lines = "".join(
-            f"- config_name: {c}\n  data_files:\n  - split: train\n    path: {c}/train-*\n  - split: val\n    path: {c}/val-*\n"
-            for c in configs
-        )
+        lines = ""
+        for c in configs:
+            lines += f"- config_name: {c}\n  data_files:\n"
+            for split in ("train", "val"):
+                lines += f"  - split: {split}\n    path: {c}/{split}-*\n"
         (folder / "README.md").write_text(f"---\nconfigs:\n{lines}---\n")
     return folder
 

@@ -18,7 +18,6 @@ from config import flags  # noqa: E402
 from data import in_memory  # noqa: E402
 from distributed import connect, full_state_dict, leave, roles, whole  # noqa: E402
 from engines.hf import HFEngine  # noqa: E402
-from rollout import prompt_of  # noqa: E402
 from runtime.metrics import Clock  # noqa: E402
 
 

@@ -3,8 +3,10 @@ r"""The grader against its case files, and properties that must hold for any tex
     python -m pytest -q tests/test_reward.py          # CPU, one core, well under 40 s
 
 grader_cases.tsv is the project's contract; grader_cases_extra.tsv is our own, written before the
-grader was run on it. Fields: response, gold, expected reward, why. Markers in a field: <<NL>>
-<<TAB>> <<NUL>> <<BS>>, and <<REP n=N s=S>>, S repeated N times.
+grader was run on it; grader_cases_forms.tsv has what models write and graders got wrong, each kind
+with right and wrong cases. Fields: response, gold, expected reward, why. Markers in a field: <<NL>>
+<<TAB>> <<NUL>> <<BS>>, and <<REP n=N s=S>>, S repeated N times. wrong_pairs.py generates pairs that
+must all earn 0.
 """
 
 import os
@@ -21,13 +23,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from reward import answers_equal, grade, last_boxed, normalize_answer  # noqa: E402
+from wrong_pairs import wrong_pairs  # noqa: E402
+
+from math_equal import answers_equal, clean, text_form  # noqa: E402
+from reward import grade, last_boxed  # noqa: E402
 
 HERE = Path(__file__).parent
 SECONDS = 2.0  # per case, the contract; ordinary ones take microseconds
-ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - * / \cdot ! % ° ' x n e i \pi \infty 5 12 0.5
- 1,234 1e3 \text{ \text{cm} cm m $ \$ and or per \% ^\circ A (A) not \begin{pmatrix} \end{pmatrix} & \\ \binom | \lfloor \mathbb{R} f( \sqrt[3]
- 0.\overline{3} \max mod \approx degrees million apples ² ½ 10^ 9^9 99999999 e^{ \vec{v} U \boxed{""".split()
+ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - * / \cdot
+ ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or per \% ^\circ A (A)
+ not \begin{pmatrix} \end{pmatrix} & \\ \binom | \lfloor \mathbb{R} f( \sqrt[3] 0.\overline{3} \max
+ mod \approx degrees million apples ² ½ 10^ 9^9 99999999 e^{ \vec{v} U \boxed{ to x \times - 10-19
+ \setminus \cap k\in\mathbb{Z} ... \pmod{ July 2020 \begin{array}{l} \end{array} \cos K. ** # ~ " ['A']
+ p.m. 3:45 except all ft""".split()
 anything = st.text(st.characters(), max_size=60)  # lone surrogates and NUL included
 soup = st.lists(st.sampled_from(ATOMS), max_size=30).map("".join) | st.lists(
     st.sampled_from(ATOMS), max_size=8
@@ -42,8 +50,11 @@ def expand(field: str) -> str:
     return field
 
 
+CASE_FILES = "grader_cases.tsv", "grader_cases_extra.tsv", "grader_cases_forms.tsv"
+
+
 def cases():
-    for name in ("grader_cases.tsv", "grader_cases_extra.tsv"):
+    for name in CASE_FILES:
         for number, line in enumerate((HERE / name).read_text(encoding="utf-8").split("\n"), 1):
             if line and not line.startswith("#"):
                 response, gold, expected, why = line.split("\t")
@@ -217,15 +228,15 @@ def test_never_raises_and_is_binary_and_symmetric(a, b):
 @given(anything | soup)
 def test_reflexive(a):
     box = last_boxed(r"\boxed{" + a + "}")
-    if box == a and "\\boxed" not in a and normalize_answer(a):
+    if box == a and "\\boxed" not in a and text_form(clean(a)):
         assert grade(r"\boxed{" + a + "}", a) == 1.0
 
 
 @few
 @given(anything | soup)
 def test_normal_form_is_stable_and_equal(a):
-    assert normalize_answer(a) == normalize_answer(" " + a + "\u200b ")
-    if normalize_answer(a):
+    assert text_form(clean(a)) == text_form(clean(" " + a + "\u200b "))
+    if text_form(clean(a)):
         assert answers_equal(a, a)
 
 
@@ -261,6 +272,143 @@ def test_rationals_in_any_spelling(p, q, other):
         assert answers_equal(text, str(different)) == (other == 0), (text, different)
 
 
+# ---------------------------------------------------------------- wrong pairs, and forms of one value
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wrong_pairs_earn_nothing(seed):
+    """10,000 pairs of different ranges, scores, sizes, dates, sums; each the same way round and the
+    other. More by hand: python tests/wrong_pairs.py 100000
+    """
+    paid = []
+    for answer, gold in wrong_pairs(2500, seed):
+        if grade(rf"\boxed{{{answer}}}", gold) or answers_equal(gold, answer):
+            paid.append((answer, gold))
+    assert paid == []
+
+
+def number_forms(v: Fraction) -> list:
+    """One value in the forms of the grammar."""
+    p, q = v.numerator, v.denominator
+    sign, size = "-" if p < 0 else "", abs(p)
+    out = [f"{p}/{q}", rf"\frac{{{p}}}{{{q}}}", rf"{sign}\dfrac{{{size}}}{{{q}}}", f"({p})/({q})"]
+    out += [rf"\boxed{{{p}/{q}}}", rf"\frac{{{-p}}}{{{-q}}}", rf"\text{{{p}/{q}}}", rf"x = {p}/{q}"]
+    out += [
+        rf"{100 * p}/{q}\%",
+        rf"\frac{{{3 * p}}}{{{3 * q}}}",
+        rf"{p} \div {q}",
+        rf"{p}\cdot\frac1{{{q}}}",
+    ]
+    if 10**6 % q == 0:
+        decimal = f"{p * 10**6 // q / 10**6:.6f}"
+        out += [decimal, decimal.rstrip("0"), rf"{decimal}\times10^{{0}}", f"{decimal}e0"]
+        out += [rf"\mathbf{{{decimal}}}", f"${decimal}$", rf"{decimal} \text{{ cm}}"]
+    if q == 1:
+        out += [f"{p:,}", f"{p}.", rf"\{{{p}\}}", rf"\large {p}", rf"\sqrt[3]{{{p**3}}}"]
+        out += [rf"\begin{{array}}{{l}}{p}\end{{array}}", f"**{p}**", f"Answer: {p}"]
+    if p > q > 1:
+        out += [rf"{p // q}\frac{{{p % q}}}{{{q}}}", f"{p // q} {p % q}/{q}"]
+    if q in (3, 7, 9, 11) and p > 0:
+        digits = str(10 ** {3: 1, 7: 6, 9: 1, 11: 2}[q] * (p % q) // q).zfill(
+            {3: 1, 7: 6, 9: 1, 11: 2}[q]
+        )
+        out += [rf"{p // q}.\overline{{{digits}}}", f"{p // q}.{digits * 3}..."]
+    return out
+
+
+values = st.builds(
+    Fraction, st.integers(-9999, 9999), st.sampled_from((1, 1, 2, 3, 4, 5, 7, 8, 9, 11, 20))
+)
+picks = st.integers(0, 10**6)
+
+
+@few
+@given(values, values, picks, picks)
+def test_numbers_in_two_forms(v, w, i, j):
+    forms, others = number_forms(v), number_forms(w)
+    a, b, c = forms[i % len(forms)], forms[j % len(forms)], others[j % len(others)]
+    assert answers_equal(a, b) and answers_equal(b, a), (a, b)
+    if v.denominator == 1:
+        for text in (f"{v - 7} + 7", f"{v + 9} - 9", f"x = {v + 9}-9"):
+            assert answers_equal(text, a), (text, a)
+    assert answers_equal(a, c) == answers_equal(c, a) == (v == w), (a, c)
+
+
+def expression_forms(a: int, b: int, n: int) -> list:
+    """a x + b sqrt(n), spelled in several ways."""
+    return [
+        rf"{a}x{b:+d}\sqrt{{{n}}}",
+        rf"{b}\sqrt{n % 10}+{a}x" if n < 10 else rf"{b}*sqrt({n})+{a}*x",
+        rf"x\cdot {a} - ({-b})\cdot {n}^{{1/2}}",
+        rf"\frac{{{2 * a}x {2 * b:+d}\sqrt{{{n}}}}}{{2}}",
+        rf"f(x) = {a}x {b:+d}\sqrt{{{n}}}",
+        rf"\left({a} x\right) + \sqrt{{{n}}} \times ({b})",
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(st.integers(2, 40), st.integers(-30, 30).filter(lambda b: b), st.integers(2, 30)),
+    st.tuples(st.integers(2, 40), st.integers(-30, 30).filter(lambda b: b), st.integers(2, 30)),
+    picks,
+    picks,
+)
+def test_expressions_in_two_forms(one, other, i, j):
+    forms, others = expression_forms(*one), expression_forms(*other)
+    a, b, c = forms[i % 6], forms[j % 6], others[j % 6]
+    assert answers_equal(a, b) and answers_equal(b, a), (a, b)
+    square = one[1] * abs(one[1]) * one[2] == other[1] * abs(other[1]) * other[2]
+    assert answers_equal(a, c) == (one[0] == other[0] and square), (a, c)
+
+
+def set_forms(low: int, high: int, closed: bool) -> list:
+    """What lies between low and high."""
+    brackets, sign, tex = ("[]", "<=", r"\le") if closed else ("()", "<", "<")
+    middle = (low + high) / 2
+    return [
+        f"{brackets[0]}{low}, {high}{brackets[1]}",
+        rf"x \in \left{brackets[0]}{low}, {high}\right{brackets[1]}",
+        f"{low} {sign} x {sign} {high}",
+        rf"{high} {tex.replace('<', '>').replace('le', 'ge')} x {tex.replace('<', '>').replace('le', 'ge')} {low}",
+        rf"\{{x \mid {low} {tex} x {tex} {high}\}}",
+        rf"x {tex.replace('<', '>').replace('le', 'ge')} {low} \text{{ and }} x {tex} {high}",
+        rf"{brackets[0]}{low}, {middle}]\cup({middle}, {high}{brackets[1]}",
+        rf"{brackets[0]}{low}, {high + 5}]\cap[{low - 5}, {high}{brackets[1]}",
+        rf"\mathbb{{R}} \setminus ((-\infty,{low}{'])'[closed]}\cup{'[('[closed]}{high},\infty))",
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(*[st.integers(-20, 20)] * 2, st.booleans()),
+    st.tuples(*[st.integers(-20, 20)] * 2, st.booleans()),
+    picks,
+    picks,
+)
+def test_intervals_in_two_forms(one, other, i, j):
+    one, other = ((min(x[:2]), max(x[:2]) + 1, x[2]) for x in (one, other))
+    forms, others = set_forms(*one), set_forms(*other)
+    a, b, c = forms[i % 9], forms[j % 9], others[j % 9]
+    assert answers_equal(a, b) and answers_equal(b, a), (a, b)
+    assert answers_equal(a, c) == answers_equal(c, a) == (one == other), (a, c)
+
+
+JOINS = st.tuples(
+    st.lists(st.integers(0, 2000), min_size=2, max_size=4), st.sampled_from(("-", "–", " - ", "—"))
+)
+
+
+@few
+@given(JOINS, JOINS)
+def test_joined_numbers_are_their_parts(one, other):
+    a, b = (join.join(map(str, parts)) for parts, join in (one, other))
+    year = all(len(x[0]) == 2 and x[0][1] < 100 <= x[0][0] for x in (one, other))
+    if one[0] == other[0]:
+        assert answers_equal(a, b), (a, b)
+    elif not year:
+        assert not answers_equal(a, b) and not answers_equal(b, a), (a, b)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-9, 9), min_size=2, max_size=5), st.integers(-3, 3))
 def test_polynomials(roots, shift):
@@ -282,7 +430,10 @@ def test_grading_is_deterministic_across_processes():
     """
     import subprocess
 
-    code = r"from reward import grade; print([grade(r'\boxed{%s}' % a, b) for a, b in ((r'\sin 2x', r'2\sin x\cos x'), ('b+a', 'a+b'), (r'\ln x^2', r'2\ln x'))])"
+    pairs = ((r"\sin 2x", r"2\sin x\cos x"), ("b+a", "a+b"), (r"\ln x^2", r"2\ln x"))
+    code = (
+        f"from reward import grade; print([grade('\\\\boxed{{%s}}' % a, b) for a, b in {pairs!r}])"
+    )
     outs = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -308,8 +459,8 @@ def test_grading_is_deterministic_across_processes():
         (r" \dfrac12 ", "1/2"),
     ],
 )
-def test_normalize_answer_merges(a, b):
-    assert normalize_answer(a) == normalize_answer(b)
+def test_text_form_merges(a, b):
+    assert text_form(clean(a)) == text_form(clean(b))
 
 
 @pytest.mark.parametrize(
@@ -324,5 +475,5 @@ def test_normalize_answer_merges(a, b):
         ("right angled", "rightangled"),
     ],
 )
-def test_normalize_answer_keeps_apart(a, b):
-    assert normalize_answer(a) != normalize_answer(b)
+def test_text_form_keeps_apart(a, b):
+    assert text_form(clean(a)) != text_form(clean(b))

@@ -1,200 +1,407 @@
-"""The teacher and its cache: what is asked, what is kept, what a summary may still say, and what a
-killed run loses.
+"""The teacher and its memo: what is asked, what is kept, what a summary may still say, and that
+neither overlap nor a kill changes what the run sees.
 
-python -m pytest tests/test_teacher.py
+python -m pytest -n 0 tests/test_teacher.py
 """
 
 import json
+import random
 import threading
 import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from chat_server import ChatServer
 
 from baselines import gives_away, hint_of
+from data import Question
+from engines.base import Stopped
+from engines.client import ClientEngine
 from engines.hf import HFEngine
-from processor import encode
+from judge import judge_prompt, verdict_of
 from records import Sample
-from teacher import Cache, Teacher, faithful, fingerprint
+from runtime.memo import Memo, fingerprint
+from teacher import Teacher, faithful, judge_item
+
+SETTINGS = {
+    "teacher_n": 4,
+    "teacher_max": 32,
+    "max_response": 40,
+    "max_summary": 512,
+    "seed": 0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "fresh_teacher": False,
+    "thinking": True,
+}
+SMALL = {"teacher_n": 2, "max_response": 8, "max_summary": 6}
+
+
+def cfg(**changes):
+    return SimpleNamespace(**SETTINGS | changes)
 
 
 @pytest.fixture
 def make(lm, scripted, tmp_path):
-    """A Teacher with a scripted engine; teacher.cache is closed at the end."""
+    """A Teacher with a scripted engine."""
     made = []
 
-    def teacher(reply, name="t.jsonl", state=None, n=4, **kwargs):
-        made.append(
-            Teacher(
-                scripted(lm, reply),
-                Cache(tmp_path / name, "teacher", state),
-                n,
-                40,
-                seed=0,
-                **kwargs,
-            )
-        )
+    def teacher(reply, name="t.jsonl", **changes):
+        memo = Memo(tmp_path / name, "teacher")
+        made.append(Teacher(scripted(lm, reply), memo, cfg(**changes)))
         return made[-1]
 
     yield teacher
     for t in made:
-        t.cache.close()
+        t.close()
 
 
-def prompts(lm, *texts):
-    return [encode(lm, t) for t in texts]
+def ask(*texts, answer="5", free=False):
+    return [Question(text, text, answer, free_form=free) for text in texts]
 
 
 def sample(text, reward):
     return Sample(None, (), (), text, False, reward=reward)
 
 
-WRONG = lambda prompt, k: f"{k} \\boxed{{{100 + k}}}"  # noqa: E731
-SOLVED = lambda prompt, k: "\\boxed{5}" if k == 1 else "\\boxed{6}"  # noqa: E731
+def texts(answers):
+    return [[a.text for a in known] for known in answers]
+
+
+WRONG = lambda prompt, k: f"{k} \\boxed{{{100 + k}}}"
+SOLVED = lambda prompt, k: "\\boxed{5}" if k == 1 else "\\boxed{6}"
 
 
 # ---- answers -------------------------------------------------------------------------------------
 
 
-def test_answers_are_graded(make, lm):
+def test_answers_are_graded(make):
     teacher = make(SOLVED)
-    [answers] = teacher.answers(["5"], prompts(lm, "a"), step=1)
-    assert [a.text for a in answers] == ["\\boxed{6}", "\\boxed{5}", "\\boxed{6}", "\\boxed{6}"]
-    assert [a.reward for a in answers] == [0, 1, 0, 0] and all(
-        a.kind == "teacher" and a.sampler_logp == () for a in answers
-    )
+    [answers] = teacher.answers(ask("a"), step=1)
+    assert texts([answers]) == [["\\boxed{6}", "\\boxed{5}", "\\boxed{6}", "\\boxed{6}"]]
+    assert [a.reward for a in answers] == [0, 1, 0, 0]
+    assert all(a.kind == "teacher" and a.sampler_logp == () for a in answers)
     call = teacher.engine.calls[0]
-    assert (call["n"], call["max_new_tokens"], call["temperature"], call["top_p"]) == (
-        4,
-        40,
-        1.0,
-        1.0,
-    )
+    assert (call["n"], call["max_new_tokens"], call["temperature"], call["top_p"]) == (4, 40, 1, 1)
 
 
-def test_a_cache_hit_asks_nothing(make, lm):
+def test_what_is_known_is_not_asked_again(make):
     teacher = make(SOLVED)
-    first = teacher.answers(["5"], prompts(lm, "a"), step=1)
-    assert (
-        teacher.answers(["5"], prompts(lm, "a"), step=2) == first and len(teacher.engine.calls) == 1
-    )
-    teacher.answers(["5", "5"], prompts(lm, "a", "b"), step=3)
-    assert [p.ids for p in teacher.engine.calls[1]["prompts"]] == [
-        prompts(lm, "b")[0].ids
-    ]  # the new one only
+    first = teacher.answers(ask("a"), step=1)
+    assert teacher.answers(ask("a"), step=2) == first and len(teacher.engine.calls) == 1
+    teacher.answers(ask("a", "b"), step=3)
+    assert len(teacher.engine.calls[1]["prompts"]) == 1  # the new one only
 
 
-def test_the_cache_outlives_the_process(make, lm):
-    first = make(SOLVED)
-    answers = first.answers(["5"], prompts(lm, "a"), step=1)
-    first.cache.close()
-    second = make(SOLVED)
-    assert second.answers(["5"], prompts(lm, "a"), step=9) == answers and second.engine.calls == []
-
-
-def test_unsolved_grows_by_n_until_max_answers(make, lm):
-    """4 more on each visit, each of them once in the list, oldest first, and no more than
-    max_answers.
-    """
-    teacher = make(WRONG, max_answers=10)
+def test_unsolved_grows_by_n_until_teacher_max(make):
+    """4 more on each visit, each of them once in the list, oldest first, and no more than that."""
+    teacher = make(WRONG, teacher_max=10)
     for visit, size in enumerate((4, 8, 12, 12, 12), 1):
-        [answers] = teacher.answers(["5"], prompts(lm, "a"), step=visit)
+        [answers] = teacher.answers(ask("a"), step=visit)
         assert [a.text for a in answers] == [WRONG("", k) for k in range(size)]
-    assert (
-        len(teacher.engine.calls) == 3
-        and len({s for c in teacher.engine.calls for s in c["seeds"]}) == 3
-    )
+    seeds = {s for c in teacher.engine.calls for s in c["seeds"]}
+    assert len(teacher.engine.calls) == len(seeds) == 3
 
 
-def test_growth_ends_with_the_first_correct_answer(make, lm):
+def test_growth_ends_with_the_first_correct_answer(make):
     teacher = make(lambda prompt, k: "\\boxed{5}" if k == 6 else "\\boxed{6}")
-    sizes = [len(teacher.answers(["5"], prompts(lm, "a"), step=s)[0]) for s in range(4)]
-    assert sizes == [4, 8, 8, 8]
-
-
-def test_fresh_asks_each_time_and_keeps_nothing(make, lm):
-    teacher = make(lambda prompt, k: f"\\boxed{{{k}}}", fresh=True)
-    drawn = [
-        [a.text for a in teacher.answers(["1"], prompts(lm, "a"), step=s)[0]] for s in range(3)
-    ]
-    assert drawn == [[f"\\boxed{{{k}}}" for k in range(4 * s, 4 * s + 4)] for s in range(3)]
-    assert teacher.cache.path.read_bytes() == b""
+    assert [len(teacher.answers(ask("a"), step=s)[0]) for s in range(4)] == [4, 8, 8, 8]
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_the_same_question_twice_in_a_call_is_asked_once(make, lm, fresh):
-    teacher = make(SOLVED, fresh=fresh)
-    a, b, c = teacher.answers(["5", "5", "5"], prompts(lm, "q", "other", "q"), step=1)
-    assert len(teacher.engine.calls) == 1 and len(teacher.engine.calls[0]["prompts"]) == 2
-    assert [x.text for x in a] == [x.text for x in c] and len(a) == len(b) == 4
+def test_the_same_question_twice_in_a_call_is_asked_once(make, fresh):
+    teacher = make(SOLVED, fresh_teacher=fresh)
+    a, b, c = teacher.answers(ask("q", "other", "q"), step=1)
+    assert [len(call["prompts"]) for call in teacher.engine.calls] == [2]
+    assert texts([a]) == texts([c]) and len(a) == len(b) == 4
 
 
-def test_another_image_or_another_cap_is_another_question(make, lm, questions):
-    from data import decode
-
+def test_another_image_or_another_cap_is_another_question(make, questions):
+    a, b = (Question(q.id, "Same words.", "5", images=q.images) for q in questions["image"][:2])
+    bare = ask("Same words.")[0]
     teacher = make(SOLVED)
-    a, b = (encode(lm, "Same words.", decode(q.images, q.id)) for q in questions["image"][:2])
-    teacher.answers(["5", "5"], [a, b], step=1)
-    teacher.answers(["5"], [encode(lm, "Same words.")], step=1)
-    assert [len(c["prompts"]) for c in teacher.engine.calls] == [2, 1]
-    teacher.sampling = {**teacher.sampling, "max_new_tokens": 41}
-    teacher.answers(["5"], [a], step=2)
-    assert len(teacher.engine.calls) == 3
+    teacher.answers([a, b, bare], step=1)
+    assert [len(c["prompts"]) for c in teacher.engine.calls] == [3]
+    teacher.close()
+    other = make(SOLVED, max_response=41)
+    other.answers([a], step=2)
+    assert len(other.engine.calls) == 1
 
 
-def test_nothing_hard_asks_nothing(make, lm):
+def test_nothing_hard_asks_nothing(make):
     teacher = make(SOLVED)
-    assert (
-        teacher.answers([], [], step=1)
-        == teacher.summaries([])
-        == teacher.verdicts([])
-        == teacher.hints([])
-        == []
-    )
-    assert teacher.engine.calls == []
+    assert teacher.answers([], 1) == teacher.fresh_answers([], 1, 4) == teacher.judge([]) == []
+    assert teacher.hints([], []) == teacher.candidates([], []) == teacher.engine.calls == []
 
 
-def test_a_teacher_that_answers_nothing(make, lm):
-    teacher = make(lambda prompt, k: " \n")
-    with pytest.raises(ValueError, match="answered nothing: 8 empty"):
-        teacher.answers(["5", "6"], prompts(lm, "a", "b"), step=1)
-    assert teacher.cache.path.read_bytes() == b""  # nothing to poison the next run
-
-
-def test_with_a_real_engine(lm, tmp_path, questions, cfg):
-    """The same through HFEngine: answers, growth and summaries of a random model; every answer's
-    ids are its own.
+def test_fresh_answers(make):
+    """New in each step, the same within one, graded, and none of them on disk; by fresh_teacher
+    answers() is the same.
     """
-    from run import prompt_of
-
-    teacher = Teacher(
-        HFEngine(lm),
-        Cache(tmp_path / "t.jsonl", fingerprint("assets/none")),
-        2,
-        8,
-        seed=0,
-        max_summary=6,
-    )
-    asked = [
-        prompt_of(lm, q, q.question, cfg()) for q in (questions["image"][0], questions["text"][0])
+    teacher = make(lambda prompt, k: f"\\boxed{{{k}}}", fresh_teacher=True)
+    drawn = [teacher.answers(ask("a"), step)[0] for step in (1, 1, 2)]
+    assert texts(drawn) == [
+        [f"\\boxed{{{k}}}" for k in some] for some in (range(4), range(4), range(4, 8))
     ]
-    for visit in (1, 2):
-        answers = teacher.answers(["no such answer"] * 2, asked, step=visit)
-        assert [len(a) for a in answers] == [2 * visit] * 2
-        assert (
-            len({s.response_ids for a in answers for s in a}) == 4 * visit
-        )  # another seed each visit
-    assert all(
-        lm.tokenizer.decode(s.response_ids, skip_special_tokens=True) == s.text
-        for a in answers
-        for s in a
-    )
-    before = teacher.engine.tokens
-    assert (
-        teacher.summaries(["1+1=2", "1+1=3", "1+1=2"]) == [None] * 3
-    )  # a random model writes no <summary>
-    assert 0 < teacher.engine.tokens - before <= 12  # two texts, six tokens each at most
-    teacher.cache.close()
+    assert [a.reward for a in drawn[2]] == [0, 1, 0, 0]
+    assert len(teacher.fresh_answers(ask("a"), 2, 3)[0]) == 3
+    assert teacher.memo.path.read_bytes() == b"" and teacher.state() == {}
+
+
+def test_every_request_has_its_own_seed(make):
+    """By what is asked, not by when: two summaries, an answer and its fresh draws in two steps."""
+    teacher = make(lambda prompt, k: "<summary>x</summary>")
+    teacher.candidates([sample("a", 0), sample("b", 0)], ask("a", "b"))
+    teacher.answers(ask("a"), 1)
+    teacher.fresh_answers(ask("a"), 1, 4)
+    teacher.fresh_answers(ask("a"), 2, 4)
+    assert len({s for c in teacher.engine.calls for s in c["seeds"]}) == 5
+
+
+def test_a_teacher_that_answers_nothing(make):
+    teacher = make(lambda prompt, k: " \n")
+    for draw in (teacher.answers, lambda q, step: teacher.fresh_answers(q, step, 4)):
+        with pytest.raises(ValueError, match="answered nothing: 8 empty.*chat template"):
+            draw(ask("a", "b"), 1)
+    assert teacher.memo.path.read_bytes() == b""  # nothing to poison the next run
+    teacher.close()
+    mute = make(lambda prompt, k: "x" if "bbb" in prompt else "")
+    assert texts(mute.answers(ask("a", "bbb"), 1)) == [[""] * 4, ["x"] * 4]
+    assert texts(mute.answers(ask("a"), 2)) == [[""] * 8]  # now and then is legal
+
+
+# ---- what a kill, another run and a prefetch do not change ---------------------------------------
+
+
+class Remote(HFEngine):
+    """The tiny model as an engine on servers: requests are futures, answered one after the other in
+    a thread, each for a release of `gate`. asked: (priority, text) in the order of asking.
+    """
+
+    remote = True
+
+    def __init__(self, lm, released=999):
+        super().__init__(lm, max_rows=64)
+        self.gate, self.pool = threading.Semaphore(released), ThreadPoolExecutor(1)
+        self.asked, self.broken, self.futures = [], "", []
+
+    def request(self, prompt, n, seed, priority=0, **sampling):
+        self.asked.append((priority, prompt.text))
+        self.futures.append(self.pool.submit(self._answer, prompt, n, seed, sampling))
+        return self.futures[-1]
+
+    def _answer(self, prompt, n, seed, sampling):
+        while not self.gate.acquire(timeout=0.02):
+            if self.broken:
+                raise ValueError(self.broken)
+        return self.sample([prompt], n, seed=[seed], **sampling)[0]
+
+    def close(self):
+        self.gate.release(999)
+        self.pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def real(lm, tmp_path):
+    """A Teacher on the tiny model: local, or with a Remote when `released` is given."""
+    made = []
+
+    def teacher(released=None, name=None, state=None, **changes):
+        engine = HFEngine(lm) if released is None else Remote(lm, released)
+        memo = Memo(tmp_path / (name or f"r{len(made)}.jsonl"), "t")
+        made.append(Teacher(engine, memo, cfg(**SMALL | changes)))
+        if state is not None:
+            made[-1].load(json.loads(json.dumps(state)))
+        return made[-1]
+
+    yield teacher
+    for t in made:
+        t.close()
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+# Of four questions in each of four steps, those that were hard.
+HARD = [[0], [0, 1], [1, 3], [0, 1, 2]]
+
+
+def steps(teacher, which=range(4), ahead=False):
+    """What a run sees of its teacher in these steps; ahead: all four are begun first."""
+    asked, out = ask(*"abcd", answer="none"), []
+    for step in which:
+        hard = [asked[i] for i in HARD[step]]
+        if ahead:
+            teacher.begin(asked, step)
+            if step % 2:  # sometimes all have been asked by then, sometimes few
+                until(lambda: all(i is not None for i in teacher.ahead.values()))
+            teacher.keep_only(hard)
+        out.append(
+            [[(a.text, a.response_ids, a.reward) for a in k] for k in teacher.answers(hard, step)]
+        )
+    return out
+
+
+def test_what_was_begun_for_nothing_changes_nothing(real):
+    """Questions that turned out easy were asked, too; taken back, or spare until a visit takes
+    them: the same run, answers() or fresh.
+    """
+    want = steps(real())
+    assert [[len(known) for known in step] for step in want] == [[2], [4, 2], [4, 2], [6, 6, 2]]
+    assert steps(real(999), ahead=True) == want
+    assert steps(real(999, fresh_teacher=True), ahead=True) == steps(real(fresh_teacher=True))
+
+
+@pytest.mark.parametrize("saved", range(4))
+@pytest.mark.parametrize("middle", [False, True])
+def test_killed_and_resumed_is_straight(real, saved, middle):
+    """A run is saved after some steps, goes on to the end, or into the middle of the next step, and
+    is killed: what it wrote since, spare answers, and a torn line stay in the file, and its second
+    life sees what the first one saw.
+    """
+    want = steps(real())
+    first = real(999, name="k.jsonl")
+    got = steps(first, range(saved), ahead=True)
+    state = first.state()
+    if middle:
+        first.engine.gate = threading.Semaphore(1)
+        first.begin(ask(*"abcd", answer="none"), saved)
+        until(lambda: all(i is not None for i in first.ahead.values()))
+        first.keep_only([])
+    else:
+        steps(first, range(saved, 4), ahead=True)
+    first.close()
+    with open(first.memo.path, "ab") as file:
+        file.write(b'{"teacher": "t", "key": "x", "vis')
+    second = real(999, name="k.jsonl", state=state)
+    assert got + steps(second, range(saved, 4), ahead=middle) == want
+    assert middle or second.engine.tokens == 0  # nothing had to be drawn again
+
+
+def test_a_lost_memo_is_drawn_again(real):
+    want, first = steps(real()), real(name="k.jsonl")
+    got, state = steps(first, range(3)), first.state()
+    first.close()
+    first.memo.path.unlink()
+    second = real(name="k.jsonl", state=state)
+    assert got + steps(second, [3]) == want
+
+
+def test_a_run_begins_with_nothing_taken(real):
+    """Also one that finds a full memo: of another run, or of itself before its first checkpoint."""
+    first = real(name="k.jsonl")
+    want = steps(first)
+    first.close()
+    again = real(name="k.jsonl")
+    assert again.state() == {} and steps(again) == want and again.engine.tokens == 0
+
+
+def test_state_is_a_copy(real):
+    teacher = real()
+    steps(teacher, [0])
+    before = teacher.state()
+    steps(teacher, [1])
+    assert before != teacher.state() and sorted(before.values()) == [1]
+
+
+def test_answers_wait_only_for_what_is_late(real):
+    """Two of four have come back: those are there at once, the others are waited for."""
+    asked, want = ask(*"abcd"), real().answers(ask(*"abcd"), step=1)
+    teacher = real(released=2)
+    teacher.begin(asked, 1)
+    until(lambda: sum(f.done() for f in teacher.engine.futures) == 2)
+    early = teacher.answers(asked[:2], 1)
+    assert teacher.waited < 0.05
+    threading.Timer(0.3, teacher.engine.gate.release, [2]).start()
+    late = teacher.answers(asked[2:], 1)
+    assert 0.25 < teacher.waited < 5 and early + late == want and len(teacher.engine.asked) == 4
+    teacher.reset()
+    assert teacher.waited == 0
+
+
+def test_what_is_not_kept_is_cancelled_and_priorities(real):
+    """Answers can wait; summaries and verdicts can't."""
+    teacher, asked = real(released=0), ask(*"abcd")
+    teacher.begin(asked, 1)
+    until(lambda: len(teacher.engine.futures) == 4)
+    teacher.keep_only(asked[:1])
+    assert [f.cancelled() for f in teacher.engine.futures] == [False, True, True, True]
+    teacher.engine.gate.release(99)
+    assert len(teacher.answers(asked[:1], 1)[0]) == 2 and len(teacher.engine.futures) == 4
+    teacher.candidates([sample("x", 0)], asked[:1])
+    assert [priority for priority, _ in teacher.engine.asked] == [1] * 4 + [0]
+    assert len(teacher.answers(asked[1:2], 2)[0]) == 2  # it may be asked again
+
+
+def test_a_local_engine_begins_nothing(real):
+    teacher = real()
+    teacher.begin(ask("a"), 1)
+    teacher.keep_only([])
+    assert not teacher.engine.busy and teacher.engine.tokens == 0
+
+
+def test_an_engine_that_breaks_is_told_where_somebody_waits(real):
+    teacher = real(released=0)
+    teacher.begin(ask("a", "b"), 1)
+    teacher.engine.broken = "the teacher at http://node7:9/v1 does not answer"
+    for wait in (lambda: teacher.answers(ask("a"), 1), lambda: teacher.hints(ask("x"), ["y"])):
+        with pytest.raises(ValueError, match="node7:9/v1 does not answer"):
+            wait()
+
+
+def test_what_failed_while_nobody_waited_is_asked_again(real):
+    teacher = real(released=0)
+    teacher.begin(ask("a"), 1)
+    teacher.engine.broken = "gone"
+    until(lambda: teacher.engine.futures and teacher.engine.futures[0].done())
+    teacher.engine.broken = ""
+    teacher.engine.gate.release(9)
+    assert len(teacher.answers(ask("a"), 1)[0]) == 2
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait(real):
+    teacher = real(released=0)
+    teacher.pulse = lambda: True
+    with pytest.raises(Stopped):
+        teacher.answers(ask("a"), 1)
+
+
+def test_pictures_that_do_not_open_are_told_by_the_call_that_waits(real):
+    teacher, bad = real(999), Question("bad", "x", "5", images=("no/such.png",))
+    teacher.begin([bad, *ask("a")], 1)
+    until(lambda: len(teacher.engine.asked) == 1)
+    with pytest.raises(ValueError, match="bad"):
+        teacher.answers([bad], 1)
+
+
+def test_a_teacher_behind_a_server(lm, questions, tmp_path):
+    """The whole of it through ClientEngine: growth, begun and taken back, one request a summary."""
+    qs = [Question(q.id, q.question, "none", images=q.images) for q in questions["image"][:3]]
+    with ChatServer(HFEngine(lm)) as server:
+        engine = ClientEngine(server.url)
+        teacher = Teacher(engine, Memo(tmp_path / "t.jsonl", "t"), cfg(**SMALL))
+        for step in (1, 2):
+            teacher.begin(qs, step)
+            answers = teacher.answers(qs, step)
+        assert [len(a) for a in answers] == [4, 4, 4] and len(server.seen) == 6
+        assert len({body["seed"] for body in server.seen}) == 6
+        assert {body["priority"] for body in server.seen} == {1}
+        same = [sample("1+1=2<|im_end|>", 0), sample("1+1=2", 0)]
+        assert teacher.candidates(same, qs[:2]) == [None, None] and len(server.seen) == 7
+        server.gate = threading.Semaphore(0)
+        teacher.begin(ask("x", "y"), 3)
+        until(lambda: len(server.seen) == 9)
+        teacher.keep_only(ask("y"))
+        until(lambda: len(server.dropped) == 1)
+        assert "x" in str(server.dropped[0]["messages"])
+        server.gate.release(9)
+        assert len(teacher.answers(ask("y"), 3)[0]) == 2
+        teacher.close()
 
 
 # ---- summaries -----------------------------------------------------------------------------------
@@ -232,13 +439,13 @@ CASES = [  # response, its reward, the teacher's reply, what may stand in a prom
 
 @pytest.mark.parametrize("response, reward, reply, want", CASES)
 def test_summaries_are_graded_again(make, response, reward, reply, want):
-    assert make(lambda prompt, k: reply).candidates([sample(response, reward)], ["5"]) == [want]
+    teacher = make(lambda prompt, k: reply)
+    assert teacher.candidates([sample(response, reward)], ask("q")) == [want]
 
 
 def test_faithful_without_a_teacher():
-    assert faithful("\\boxed{5}", "\\boxed{5}", "5", 1.0) and not faithful(
-        "\\boxed{5}", "\\boxed{6}", "5", 0.0
-    )
+    assert faithful("\\boxed{5}", "\\boxed{5}", 1.0, 1.0)
+    assert not faithful("\\boxed{5}", "\\boxed{6}", 0.0, 1.0)
 
 
 def test_same_prompt_and_cap_for_both_labels(make, lm):
@@ -246,36 +453,20 @@ def test_same_prompt_and_cap_for_both_labels(make, lm):
     the label.
     """
     teacher = make(lambda prompt, k: "<summary>x</summary>", max_summary=17)
-    teacher.candidates([sample("AAA \\boxed{5}", 1), sample("BBB \\boxed{6}", 0)], ["5", "5"])
+    teacher.candidates([sample("AAA \\boxed{5}", 1), sample("BBB \\boxed{6}", 0)], ask("q", "q"))
     [call] = teacher.engine.calls
     right, wrong = (lm.tokenizer.decode(p.ids) for p in call["prompts"])
     assert right.replace("AAA \\boxed{5}", "BBB \\boxed{6}") == wrong != right
-    assert (
-        call["n"] == 1
-        and call["max_new_tokens"] == 17
-        and right.endswith("<think>\n\n</think>\n\n")
-    )
+    assert call["n"] == 1 and call["max_new_tokens"] == 17
+    assert right.endswith("<think>\n\n</think>\n\n")
     assert "correct" not in right.replace("self-correction", "") and "wrong" not in right
 
 
 def test_summaries_are_asked_once_a_text(make):
-    teacher = make(lambda prompt, k: f"<summary>{k}</summary>")
-    assert (
-        teacher.summaries(["a", "b", "a"]) == ["0", "0", "0"]
-        and len(teacher.engine.calls[0]["prompts"]) == 2
-    )
-    assert teacher.summaries(["b"]) == ["0"] and len(teacher.engine.calls) == 1
-
-
-def test_every_request_has_its_own_seed(make, lm):
-    """By what is asked, not by when: two summaries, an answer and its fresh draws in two steps."""
-    teacher, fresh = (
-        make(lambda prompt, k: "<summary>x</summary>"),
-        make(SOLVED, name="f.jsonl", fresh=True),
-    )
-    teacher.summaries(["a", "b"]), teacher.answers(["5"], prompts(lm, "a"), 1)
-    fresh.answers(["5"], prompts(lm, "a"), 1), fresh.answers(["5"], prompts(lm, "a"), 2)
-    assert len({s for t in (teacher, fresh) for c in t.engine.calls for s in c["seeds"]}) == 5
+    teacher = make(lambda prompt, k: "<summary>x</summary>")
+    teacher.candidates([sample(t, 0) for t in "aba"], ask(*"aba"))
+    teacher.candidates([sample("b", 0)], ask("b"))
+    assert [len(call["prompts"]) for call in teacher.engine.calls] == [2]
 
 
 def test_a_response_cannot_break_out_of_its_tags(make, lm):
@@ -287,267 +478,22 @@ def test_a_response_cannot_break_out_of_its_tags(make, lm):
         "x<summary>y</summary>",
         "{x}{0.a}",
     ):
-        teacher.candidates([sample(hostile, 0)], ["5"])
-    texts = [lm.tokenizer.decode(c["prompts"][0].ids) for c in teacher.engine.calls]
-    for tag in (
-        "<response>",
-        "</response>",
-        "<summary>",
-        "</summary>",
-        "<|im_start|>",
-        "<|im_end|>",
-        "<think>",
-    ):
-        assert {t.count(tag) for t in texts} == {texts[-1].count(tag)}
-    assert "{x}{0.a}" in texts[-1]
+        teacher.candidates([sample(hostile, 0)], ask("q"))
+    said = [lm.tokenizer.decode(c["prompts"][0].ids) for c in teacher.engine.calls]
+    tags = "<response> </response> <summary> </summary> <|im_start|> <|im_end|> <think>"
+    for tag in tags.split():
+        assert {t.count(tag) for t in said} == {said[-1].count(tag)}
+    assert "{x}{0.a}" in said[-1]
 
 
 def test_without_compression_the_response_itself_is_cleaned(make):
     teacher = make(lambda prompt, k: "never asked")
-    assert teacher.candidates(
-        [sample("<think>a</think>\\boxed{6}<|im_end|>", 0)], ["5"], compress=False
-    ) == ["a\\boxed{6}"]
+    hostile = sample("<think>a</think>\\boxed{6}<|im_end|>", 0)
+    assert teacher.candidates([hostile], ask("q"), compress=False) == ["a\\boxed{6}"]
     assert teacher.engine.calls == []
 
 
-def test_draws_are_fresh_graded_and_leave_the_cache_alone(make, lm):
-    teacher = make(lambda prompt, k: f"\\boxed{{{k}}}")
-    teacher.answers(["1"], prompts(lm, "a"), step=1)
-    before = teacher.cache.path.read_bytes()
-    [drawn] = teacher.draws(["5"], prompts(lm, "a"), step=1, n=3)
-    assert [a.text for a in drawn] == ["\\boxed{4}", "\\boxed{5}", "\\boxed{6}"] and [
-        a.reward for a in drawn
-    ] == [0, 1, 0]
-    assert teacher.draws(["5"], prompts(lm, "a"), step=1, n=3) == [
-        drawn
-    ]  # of the same step: the same ones
-    assert teacher.draws(["5"], prompts(lm, "a"), step=2, n=3) != [drawn]
-    assert teacher.cache.path.read_bytes() == before
-
-
-# ---- a remote engine: what is asked early, and what is waited for --------------------------------
-
-
-class Slow(HFEngine):
-    """The tiny model behind a gate: remote, and one request comes back for each release of `gate`,
-    in the order of asking.
-    """
-
-    remote = True
-
-    def __init__(self, lm, released=0):
-        super().__init__(lm, max_rows=1)
-        self.gate, self.submitted, self.broken = threading.Semaphore(released), [], ""
-
-    def submit(self, key, *args, **settings):
-        self.submitted.append(key)
-        super().submit(key, *args, **settings)
-
-    def step(self):
-        if self.broken:
-            raise ValueError(self.broken)
-        return super().step() if self.gate.acquire(timeout=0.02) else []
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def real(lm, tmp_path):
-    """A Teacher on the tiny model: local, or remote and slow when `released` answers may come back
-    at once.
-    """
-    made = []
-
-    def teacher(released=None, name=None, state=None, **kwargs):
-        engine = HFEngine(lm) if released is None else Slow(lm, released)
-        cache = Cache(tmp_path / (name or f"r{len(made)}.jsonl"), "t", state)
-        made.append(Teacher(engine, cache, 2, 8, seed=0, max_summary=6, **kwargs))
-        return made[-1]
-
-    yield teacher
-    for t in made:
-        t.close()
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
-
-
-def test_answers_wait_only_for_what_is_late(real, lm):
-    """Four asked early, two have come back: those are there at once, the others are waited for; all
-    as without any overlap.
-    """
-    asked, golds = prompts(lm, *"abcd"), ["no such answer"] * 4
-    want = real().answers(golds, asked, step=1)
-    teacher = real(released=2)
-    teacher.prefetch_answers(golds, asked, step=1)
-    until(lambda: len(teacher.flying) == 2)
-    early = teacher.answers(golds[:2], asked[:2], step=1)
-    assert teacher.waited < 0.05 and len(teacher.flying) == 2
-    threading.Timer(0.3, teacher.engine.gate.release, [2]).start()
-    late = teacher.answers(golds[2:], asked[2:], step=1)
-    assert 0.25 < teacher.waited < 5 and early + late == want and len(teacher.engine.submitted) == 4
-    teacher.reset()
-    assert teacher.waited == 0 and teacher.asked["answer"] == {"requests": 0, "tokens": 0}
-
-
-HARD = [
-    [0],
-    [0, 1],
-    [1, 3],
-    [0, 1, 2],
-]  # of four questions asked about in each of four steps, those that were hard
-
-
-def steps(teacher, lm, prefetch, which=range(4), release=99):
-    asked, out = prompts(lm, *"abcd"), []
-    for step in which:
-        if prefetch:
-            teacher.prefetch_answers(["no such answer"] * 4, asked, step)
-            teacher.engine.gate.release(release)
-        hard = HARD[step]
-        answers = teacher.answers(["no such answer"] * len(hard), [asked[i] for i in hard], step)
-        out.append([[a.text for a in known] for known in answers])
-    return out
-
-
-def test_what_was_asked_for_nothing_changes_nothing(real, lm):
-    """Questions that turned out easy were asked early, too. Their answers are spare until a visit
-    takes them: the same run.
-    """
-    want = steps(real(), lm, prefetch=False)
-    assert [[len(known) for known in step] for step in want] == [[2], [4, 2], [4, 2], [6, 6, 2]]
-    teacher = real(released=0)
-    assert steps(teacher, lm, prefetch=True) == want
-    with teacher.lock:
-        keys = [i[1] for i in teacher.engine.submitted]
-    assert len(keys) == 3 + 3 + 1 + 2  # a spare block is never drawn again
-
-
-@pytest.mark.parametrize("filed", [False, True])
-def test_killed_with_requests_in_flight(real, lm, filed):
-    """State at the end of step 1, while spare answers are under way, or just filed; the resumed run
-    is the straight one.
-    """
-    want = steps(real(), lm, prefetch=False)
-    first = real(released=0, name="k.jsonl")
-    first.prefetch_answers(["no such answer"] * 4, prompts(lm, *"abcd"), 0)
-    first.engine.gate.release(4 if filed else 1)  # "a", the hard one, comes first
-    got = steps(first, lm, prefetch=False, which=[0])
-    if filed:
-        until(lambda: not first.flying)
-    state = first.cache.state()
-    first.engine.gate.release(9)  # what comes later is not in the state
-    until(lambda: not first.flying)
-    first.cache.file.write(b'{"key": "t/x", "te')  # and a torn line: it was killed
-    first.close()
-    second = real(released=0, name="k.jsonl", state=json.loads(json.dumps(state)))
-    assert got + steps(second, lm, prefetch=True, which=[1, 2, 3]) == want
-
-
-def test_in_flight_is_never_asked_twice(real, lm):
-    """Answers, summaries and verdicts, from eight threads at once."""
-    teacher, asked = real(released=0), prompts(lm, "a", "b")
-    teacher.judging = {**teacher.judging, "max_new_tokens": 9}  # 512 do not fit the tiny window
-    items = [("q?", (), "So it is red.", "blue")]
-
-    def all_of_it():
-        teacher.prefetch_answers(["5", "5"], asked, 1)
-        teacher.prefetch_summaries(["one", "two", "one"])
-        teacher.prefetch_verdicts(items)
-
-    threads = [threading.Thread(target=all_of_it) for _ in range(8)]
-    [t.start() for t in threads], [t.join() for t in threads]
-    teacher.engine.gate.release(99)
-    (
-        teacher.answers(["5", "5"], asked, 1),
-        teacher.summaries(["two", "one"]),
-        teacher.verdicts(items),
-    )
-    assert sorted(i[0] for i in teacher.engine.submitted) == [
-        "answer",
-        "answer",
-        "judge",
-        "summary",
-        "summary",
-    ]
-    assert {k: v["requests"] for k, v in teacher.asked.items()} == {
-        "answer": 2,
-        "summary": 2,
-        "hint": 0,
-        "judge": 1,
-    }
-    assert (
-        teacher.judged["asked"] == 1 and teacher.judged["malformed"] == 1
-    )  # a random model writes no JSON
-    assert (
-        all(v["tokens"] <= 40 for k, v in teacher.asked.items() if k != "judge")
-        and teacher.asked["answer"]["tokens"] > 0
-    )
-
-
-def test_summaries_fresh_draws_and_verdicts_overlap_too(real, lm):
-    local, teacher = real(fresh=True), real(released=99, fresh=True)
-    asked = prompts(lm, "a", "b")
-    teacher.prefetch_answers(["5", "5"], asked, 3), teacher.prefetch_summaries(["one", "two"])
-    until(lambda: len(teacher.engine.submitted) == 4 and not teacher.flying)
-    assert (
-        teacher.answers(["5", "5"], asked, 3)
-        == local.answers(["5", "5"], asked, 3)
-        != local.answers(["5", "5"], asked, 4)
-    )
-    assert teacher.summaries(["two", "one"]) == local.summaries(["two", "one"])
-    assert len(teacher.engine.submitted) == 4 and teacher.waited < 0.05
-    local.prefetch_answers(["5"], prompts(lm, "c"), 5)
-    local.prefetch_summaries(["x"]), local.prefetch_verdicts([("q", (), "r", "g")])
-    assert local.todo == [] and not local.flying  # a local engine samples when it must
-
-
-def test_an_engine_that_breaks_is_told_where_somebody_waits(real, lm):
-    teacher = real(released=0)
-    teacher.prefetch_answers(["5"], prompts(lm, "a"), 1)
-    teacher.engine.broken = "the teacher rank at node7:9 is gone"
-    for _ in range(2):
-        with pytest.raises(ValueError, match="node7:9 is gone"):
-            teacher.answers(["5"], prompts(lm, "a"), 1)
-    with pytest.raises(ValueError, match="node7:9 is gone"):
-        teacher.summaries(["x"])
-
-
-def test_empty_answers_asked_early_poison_nothing(scripted, lm, tmp_path):
-    """All empty: an error and a clean cache. Empty at first, then not: the empty ones are kept like
-    all others.
-    """
-
-    class Remote(scripted):
-        remote = True
-
-        def close(self):
-            pass
-
-    for reply, fails in (
-        (lambda prompt, k: " ", True),
-        (lambda prompt, k: "x" * ("bbb" in prompt), False),
-    ):
-        teacher = Teacher(Remote(lm, reply), Cache(tmp_path / f"{fails}.jsonl", "t"), 2, 8, seed=0)
-        teacher.prefetch_answers(["5"] * 2, prompts(lm, "a", "bbb"), 1)
-        if fails:
-            with pytest.raises(ValueError, match="answered nothing: 4 empty"):
-                teacher.answers(["5"], prompts(lm, "a"), 1)
-            assert teacher.cache.path.read_bytes() == b""
-        else:
-            assert [a.text for a in teacher.answers(["5"], prompts(lm, "a"), 1)[0]] == ["", ""]
-            assert (
-                len(teacher.cache.path.read_bytes().splitlines()) == 5
-            )  # four answers, one "taken"
-        teacher.close()
-
-
-# ---- verdicts ------------------------------------------------------------------------------------
+# ---- the judge -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -556,7 +502,7 @@ def roomy(monkeypatch, scripted):
     monkeypatch.setattr(scripted, "window", 4096)
 
 
-def test_the_judge_in_training(make, lm, roomy):
+def test_the_judge(make, lm, roomy):
     """Strict JSON; asked about what follows the thinking; without that wrong, unasked; greedy, 512
     tokens, no thinking; kept.
     """
@@ -567,75 +513,80 @@ def test_the_judge_in_training(make, lm, roomy):
         "sky": "",
     }
     teacher = make(lambda prompt, k: next(said[c] for c in said if f"it is {c}" in prompt))
-    items = [
-        ("Which colour?", (), f"secret</think>it is {c}", ("crimson", "scarlet")) for c in said
-    ]
-    items += [
-        ("Which?", ("crimson", "blue"), "still thinking, it is red", "A", True),
-        ("Which?", (), "hm</think> ", "x"),
-    ]
-    assert teacher.verdicts(items) == [True, False, False, False, False, False]
+    golds = "crimson", "scarlet"
+    items = [("Which colour?", f"secret</think>it is {c}", golds, False) for c in said]
+    cut = Sample(None, (), (), "still thinking, it is red", True)
+    items += [judge_item(ask("Which?")[0], cut), ("Which?", "hm</think> ", "x", False)]
+    assert teacher.judge(items) == [True, False, False, False, False, False]
     assert teacher.judged == {"shown": 4, "asked": 4, "correct": 1, "malformed": 2}
     [call] = teacher.engine.calls
-    assert (call["n"], call["max_new_tokens"], call["temperature"], call["top_p"]) == (
-        1,
-        512,
-        0.0,
-        1.0,
-    )
+    assert (call["n"], call["max_new_tokens"], call["temperature"], call["top_p"]) == (1, 512, 0, 1)
     text = lm.tokenizer.decode(call["prompts"][0].ids)
-    assert (
-        "Gold answer: crimson or scarlet" in text
-        and "secret" not in text
-        and text.endswith("<think>\n\n</think>\n\n")
-    )
+    assert "Gold answer: crimson or scarlet" in text and "secret" not in text
+    assert text.endswith("<think>\n\n</think>\n\n")
     teacher.reset()
-    assert (
-        teacher.verdicts(items[:2] + items[:1]) == [True, False, True]
-        and len(teacher.engine.calls) == 1
-    )
+    assert teacher.judge(items[:2] + items[:1]) == [True, False, True]
+    assert len(teacher.engine.calls) == 1
     assert teacher.judged == {"shown": 3, "asked": 0, "correct": 2, "malformed": 0}
-    assert json.loads(teacher.cache.path.read_text().splitlines()[2])["text"].startswith(
-        "Sure"
-    )  # every reply is kept
+    kept = [json.loads(x)["records"][0]["text"] for x in teacher.memo.path.read_text().splitlines()]
+    assert kept == list(said.values())  # every reply
 
 
-def test_free_form_answers_and_their_summaries_are_judged(make, lm, roomy):
+def test_a_judge_prompt_that_does_not_fit_is_a_wrong_answer(make):
+    teacher = make(lambda prompt, k: '{"verdict": "correct"}')
+    assert teacher.judge([("q" * 2000, "x", "y", False)]) == [False]
+    assert teacher.engine.calls == []
+
+
+def test_free_form_answers_and_their_summaries_are_judged(make, roomy):
     """The teacher's own answers to a free-form question count when the judge says so; a summary is
     judged again.
     """
 
     def reply(prompt, k):
         if "Gold answer" in prompt:
-            return (
-                '{"verdict": "correct"}' if "boxed{It barks" in prompt else '{"verdict": "wrong"}'
-            )
+            verdict = "correct" if "boxed{It barks" in prompt else "wrong"
+            return json.dumps({"verdict": verdict})
         if "<response>" in prompt:
-            return f"<summary>{prompt.split('<response>')[1].split('</response>')[0].strip()}</summary>"
+            body = prompt.split("<response>")[1].split("</response>")[0].strip()
+            return f"<summary>{body}</summary>"
         return "</think>\\boxed{It barks}" if k == 1 else "</think>\\boxed{It purrs}"
 
-    teacher = make(reply, n=2)
-    [answers] = teacher.answers([("a barking animal",)], prompts(lm, "What?"), 1, free=["What?"])
+    teacher = make(reply, teacher_n=2)
+    free, plain = (ask("What?", answer="a barking animal", free=f)[0] for f in (True, False))
+    [answers] = teacher.answers([free], 1)
     assert [a.reward for a in answers] == [0, 1]
-    golds, free = [("a barking animal",)] * 2, ["What?"] * 2
-    assert teacher.candidates(answers, golds, free=free) == [
-        "\\boxed{It purrs}",
-        "\\boxed{It barks}",
-    ]
-    assert teacher.candidates(answers, golds) == [
-        "\\boxed{It purrs}",
-        None,
-    ]  # without the judge its label is lost
-    assert (
-        len(teacher.answers([("a barking animal",)], prompts(lm, "What?"), 2, free=["What?"])[0])
-        == 2
-    )  # solved: no more
-    assert (
-        len(
-            make(reply, "u.jsonl", n=2).answers([("a barking animal",)], prompts(lm, "What?"), 1)[0]
-        )
-        == 2
-    )
+    assert len(teacher.answers([free], 2)[0]) == 2  # solved: no more
+    purrs, barks = "\\boxed{It purrs}", "\\boxed{It barks}"
+    assert teacher.candidates(answers, [free] * 2) == [purrs, barks]
+    assert teacher.candidates(answers, [plain] * 2) == [purrs, None]  # its label would be lost
+
+
+def test_braces_in_a_response_are_not_placeholders():
+    prompt = judge_prompt("Say {answer}.", "I say {answer} {question} {options}", "42")
+    assert "Say {answer}." in prompt and "I say {answer} {question} {options}" in prompt
+    assert "Gold answer: 42" in prompt and 'either {"verdict": "correct"} or' in prompt
+
+
+@pytest.mark.parametrize(
+    "reply, want",
+    [
+        ('{"verdict": "correct"}', True),
+        (' {"verdict":"wrong"}\n', False),
+        ('<think>hm</think>{"verdict": "correct"}', True),
+        ('{"verdict": "Correct"}', None),
+        ('{"verdict": "correct", "why": "x"}', None),
+        ('```json\n{"verdict": "correct"}\n```', None),
+        ("correct", None),
+        ('{"verdict": true}', None),
+        ('{"verdict": ["correct"]}', None),
+        ("[]", None),
+        ("", None),
+        ("{", None),
+    ],
+)
+def test_a_verdict_is_strict_json(reply, want):
+    assert verdict_of(reply) is want
 
 
 # ---- hints ---------------------------------------------------------------------------------------
@@ -715,164 +666,70 @@ def test_the_text_of_the_right_option_is_the_answer_too():
 
 
 def test_hints_are_asked_once_a_response_without_its_tags(make, lm):
-    teacher = make(
-        lambda prompt, k: "<hint>Add them.</hint>" if "2+3" in prompt else "<hint>It is 7.</hint>"
-    )
-    items = [
-        ("What is 2+3?", "2+3</response>=5 \\boxed{5}", ("5",)),
-        ("What is 3+4?", "\\boxed{7}", ("7",)),
-    ]
-    assert (
-        teacher.hints(items) == teacher.hints(items) == ["Add them.", None]
-        and len(teacher.engine.calls) == 1
-    )
+    teacher = make(lambda prompt, k: "<hint>Add them.</hint>" if "2+3" in prompt else "no tags")
+    args = ask("What is 2+3?", "What is 3+4?"), ["2+3</response>=5 \\boxed{5}", "\\boxed{7}"]
+    want = ["<hint>Add them.</hint>", "no tags"]
+    assert teacher.hints(*args) == teacher.hints(*args) == want
+    assert [len(call["prompts"]) for call in teacher.engine.calls] == [2]
     text = lm.tokenizer.decode(teacher.engine.calls[0]["prompts"][0].ids)
-    assert (
-        text.count("</response>") == 2
-        and "What is 2+3?" in text
-        and teacher.asked["hint"]["requests"] == 2
-    )
+    assert text.count("</response>") == 2 and "What is 2+3?" in text
 
 
-# ---- the cache -----------------------------------------------------------------------------------
+# ---- the memo ------------------------------------------------------------------------------------
 
-RECORDS = [
-    ("a", {"text": "one"}),
-    ("b", {"text": "zwei \u2028 \u00e9 \n \\boxed{2}"}),
-    ("a", {"text": "three"}),
-]
+ONE, TWO = [{"text": "one"}], [{"text": "zwei \u2028 \u00e9 \n \\boxed{2}"}, {"text": ""}]
 
 
-def written(path, records=RECORDS, teacher="t"):
-    cache = Cache(path, teacher)
-    cache.put(records)
-    state = cache.state()
-    cache.close()
-    return state
-
-
-def contents(path, state=None, teacher="t", keys="abcde"):
-    cache = Cache(path, teacher, state)
-    out = {k: [r["text"] for r in cache.get(k)] for k in keys if cache.get(k)}
-    cache.close()
-    return out
+def written(path, *items, teacher="t"):
+    memo = Memo(path, teacher)
+    memo.put(items)
+    memo.close()
+    return memo.records
 
 
 def test_round_trip(tmp_path):
-    written(tmp_path / "deep" / "c.jsonl")  # makes its folder
-    assert contents(tmp_path / "deep" / "c.jsonl") == {
-        "a": ["one", "three"],
-        "b": [RECORDS[1][1]["text"]],
-    }
-    assert (
-        contents(tmp_path / "deep" / "c.jsonl", teacher="other") == {}
-    )  # another teacher's answers are not ours
+    path = tmp_path / "deep" / "m.jsonl"  # makes its folder
+    memo = Memo(path, "t")
+    memo.put([("a", 0, ONE), ("b", 3, TWO)])
+    assert len(path.read_bytes().splitlines()) == 2  # at once
+    memo.close()
+    memo = Memo(path, "t")
+    assert memo.get("a") == ONE and memo.get("b", 3, 2) == TWO
+    assert memo.get("b", 3, 1) is memo.get("a", 1) is None  # of another visit, or another number
+    memo.close()
+    assert written(path, teacher="other") == {}  # another teacher's answers are not ours
+
+
+def test_the_first_record_holds(tmp_path):
+    path = tmp_path / "m.jsonl"
+    written(path, ("a", 0, ONE))
+    written(path, ("a", 0, [{"text": "two"}]))
+    with open(path, "a") as file:  # e.g. put together from two files
+        file.write(json.dumps({"teacher": "t", "key": "a", "visit": 0, "records": TWO[1:]}) + "\n")
+    assert written(path) == {("a", 0, 1): ONE}
 
 
 def test_a_torn_last_line_costs_that_line_only(tmp_path):
-    """Killed at every byte of the last record: the others are read, and what is written next is
-    read too.
-    """
-    file = tmp_path / "c.jsonl"
-    written(file, RECORDS[:2])
-    whole_at = file.stat().st_size
-    written(file, [("c", {"text": "l\u00e4st"})])
-    data = file.read_bytes()
-    for cut in range(whole_at, len(data)):
-        file.write_bytes(data[:cut])
-        whole = cut >= len(data) - 1  # all but the newline: nothing is lost
-        want = {
-            "a": ["one"],
-            "b": [RECORDS[1][1]["text"]],
-            **({"c": ["l\u00e4st"]} if whole else {}),
-        }
-        assert contents(file) == want
-        written(file, [("d", {"text": "after"})])
-        assert contents(file) == {**want, "d": ["after"]}
+    """Killed at any byte of the last record: the others are read, and so is what comes next."""
+    path = tmp_path / "m.jsonl"
+    first = written(path, ("a", 0, ONE), ("b", 0, TWO))
+    size = path.stat().st_size
+    both = written(path, ("c", 0, ONE))
+    data = path.read_bytes()
+    for cut in random.Random(0).sample(range(size, len(data)), 20) + [len(data) - 1]:
+        path.write_bytes(data[:cut])
+        want = both if cut == len(data) - 1 else first  # all but the newline: nothing is lost
+        assert written(path) == want
+        assert written(path, ("d", 0, ONE)) == written(path) == want | {("d", 0, 1): ONE}
 
 
-def test_resume_sees_what_its_checkpoint_saw(tmp_path):
-    """The run wrote one, was saved, wrote two, died. Resumed, it sees one; what it writes then is
-    seen; two is not, ever.
-    """
-    file = tmp_path / "c.jsonl"
-    state = written(file, [("a", {"text": "one"})])
-    written(file, [("b", {"text": "two"})])
-    file.write_bytes(file.read_bytes() + b'{"key": "t/c", "te')  # and a torn line
-    states = []
-    for k, text in enumerate(("three", "four"), 1):  # resumed twice in a row
-        cache = Cache(file, "t", json.loads(json.dumps(state)))
-        assert (
-            cache.get("b") == []
-            and [r["text"] for r in cache.get("a")] == ["one", "three", "four"][:k]
-        )
-        assert cache.state() == state  # nothing written yet
-        cache.put([("a", {"text": text})])
-        states.append(cache.state())
-        assert cache.state() == states[-1]  # asking twice changes nothing
-        cache.put([("e", {"text": f"more {text}"})])
-        assert cache.state() != states[-1]  # grows with what is written
-        state = cache.state()
-        cache.close()
-    assert contents(file, states[0]) == {"a": ["one", "three"]}
-    assert contents(file, states[1]) == {"a": ["one", "three", "four"], "e": ["more three"]}
-    assert contents(file) == {
-        "a": ["one", "three", "four"],
-        "b": ["two"],
-        "e": ["more three", "more four"],
-    }
-
-
-def test_state_of_an_empty_cache_sees_nothing_later(tmp_path):
-    """A checkpoint without any teacher record: a resumed run must not see what was written after
-    it.
-    """
-    file = tmp_path / "c.jsonl"
-    cache = Cache(file, "t")
-    state = cache.state()
-    cache.put(RECORDS)
-    cache.close()
-    assert contents(file, state) == {}
-
-
-def test_unbroken_ranges_are_one(tmp_path):
-    file = tmp_path / "c.jsonl"
-    for k in range(3):
-        assert len(written(file, [(str(k), {"text": "x"})])) == 1
-    assert written(file, []) == [[0, file.stat().st_size]]
-
-
-def test_a_cache_shorter_than_its_checkpoint(tmp_path):
-    file = tmp_path / "c.jsonl"
-    state = written(file)
-    file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(ValueError, match="shorter"):
-        Cache(file, "t", state)
-
-
-def test_two_writers(tmp_path):
-    first = Cache(tmp_path / "c.jsonl", "t")
+def test_two_runs_share_a_memo_one_after_the_other(tmp_path):
+    first = Memo(tmp_path / "m.jsonl", "t")
     with pytest.raises(ValueError, match="another run.*--teacher-cache"):
-        Cache(tmp_path / "c.jsonl", "t")
+        Memo(tmp_path / "m.jsonl", "t")
+    first.put([("a", 0, ONE)])
     first.close()
-    Cache(tmp_path / "c.jsonl", "t").close()
-
-
-def test_what_was_put_is_on_disk_at_once(tmp_path):
-    cache = Cache(tmp_path / "c.jsonl", "t")
-    cache.put(RECORDS)
-    assert len((tmp_path / "c.jsonl").read_bytes().splitlines()) == 3
-    cache.close()
-
-
-def test_get_is_not_a_door_into_the_cache(tmp_path):
-    """What a caller holds does not change when more is put (answers() reads before it writes)."""
-    cache = Cache(tmp_path / "c.jsonl", "t")
-    cache.put([("a", {"text": "one"})])
-    held = cache.get("a")
-    cache.put([("a", {"text": "two"})])
-    assert [r["text"] for r in held] == ["one"]
-    cache.close()
+    assert written(tmp_path / "m.jsonl") == {("a", 0, 1): ONE}
 
 
 def test_fingerprint(tmp_path):
@@ -884,16 +741,5 @@ def test_fingerprint(tmp_path):
         folder = tmp_path / f"m{len(names)}"
         model.save(tiny.new_model(seed), folder)
         names.append(fingerprint(folder))
-    assert names[0] == names[2] != names[1] and fingerprint("Qwen/Qwen3.5-27B") != fingerprint(
-        "Qwen/Qwen3.5-9B"
-    )
-
-
-def test_replaced_fields_do_not_reach_the_cache(make, lm):
-    """Samples are frozen: what train.py does with an answer leaves the stored one alone."""
-    teacher = make(SOLVED)
-    [answers] = teacher.answers(["5"], prompts(lm, "a"), step=1)
-    replace(answers[0], text="changed")
-    assert [a.text for a in teacher.answers(["5"], prompts(lm, "a"), step=2)[0]] == [
-        a.text for a in answers
-    ]
+    assert names[0] == names[2] != names[1]
+    assert fingerprint("Qwen/Qwen3.5-27B") != fingerprint("Qwen/Qwen3.5-9B")

@@ -331,10 +331,11 @@ def chance_of_the_truth(lm, questions, cfg):
 
 def test_a_short_run_learns_what_the_student_never_knew(tmp_path, capsys, cfg):
     """python train.py on a folder of eight questions whose facts the student's textbook misprints,
-    so that all there is to learn from is BCQ and NCQ. The whole program, but for the held-out sets.
+    so that there is hardly more to learn from than BCQ and NCQ. The whole program, but for the
+    held-out sets.
 
-    The chance of the truth is 0.0006 at first. Over four seeds it came to 0.25, 0.36, 0.11 and
-    0.34; without BCQ and NCQ it stays below 0.002.
+    The mean chance of the truth is 0.0006 at first; over four seeds it came to 0.13, 0.26, 0.22 and
+    0.25.
     """
     questions = [q for q in tiny.questions("train") if tiny.is_hard(q)][:8]
     rows, out = [], tmp_path / "run"
@@ -344,10 +345,12 @@ def test_a_short_run_learns_what_the_student_never_knew(tmp_path, capsys, cfg):
         rows.append(json.dumps(row) + "\n")
     (tmp_path / "questions.jsonl").write_text("".join(rows))
     argv = f"--data {tmp_path} --out {out} --device cpu --save-every 0"
-    argv += " --steps 5 --batch 4 --iterations 2 --lr 8e-4 --aug 0.5"
+    argv += " --steps 4 --batch 4 --iterations 2 --lr 1e-3 --aug 0.5"
     assert train.main(argv.split()) == 0 and "figure" in capsys.readouterr().out
-    new = [r["groups"]["new"] for r in read_jsonl(out / "metrics.jsonl") if r["step"]]
-    assert [g["samples"] for g in new] == [64] * 5 and new[0]["correct"] <= 3
+    steps = [r["groups"] for r in read_jsonl(out / "metrics.jsonl") if r["step"]]
+    assert [groups["new"]["samples"] for groups in steps] == [64] * 4
+    first = {kind: counts["correct"] for kind, counts in steps[0].items()}
+    assert first["new"] <= 3 < first["bcq"] + first["ncq"]
     before, after = (
         chance_of_the_truth(model.load(folder), questions, cfg(argv))
         for folder in (ROOT / "assets/student", out / "final")

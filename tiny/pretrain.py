@@ -70,15 +70,19 @@ class Classroom:
             images = (Image.new("L", (SIDE * n, SIDE)),) if modality == "image" else ()
             video = (blank,) * (2 * n) if modality == "video" else ()
             prompt = processor.encode(self.lm, "0", images, video, thinking)
-            vision = model.pixels(self.lm, prompt)
-            ids = list(model.expand(self.lm, prompt, vision).ids)
+            vision = processor.pixels(self.lm, prompt)
+            ids = list(processor.expand(self.lm, prompt, vision).ids)
             cut = ids.index(self.encode("0")[0])
             head = replace(prompt, ids=tuple(ids[:cut]))
-            self.frames[key] = ids[:cut], model.positions(self.lm, head, vision)[0], ids[cut + 1 :]
+            self.frames[key] = (
+                ids[:cut],
+                processor.positions(self.lm, head, vision)[0],
+                ids[cut + 1 :],
+            )
         return self.frames[key]
 
     def vision(self, lesson, rng):
-        """{"image" or "video": (patches, grid)}, as model.pixels gives them; {} for a text."""
+        """{"image" or "video": (patches, grid)}, as processor.pixels gives them; {} for a text."""
         if lesson.modality == "text":
             return {}
         n, bank = len(lesson.digits), tiles()

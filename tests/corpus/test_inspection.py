@@ -1,7 +1,7 @@
 """data.py check and data.py show: what they find, what they write, and that nothing from the data
 drives terminal or page.
 
-python -m pytest tests/test_inspection.py
+python -m pytest tests/corpus/test_inspection.py
 """
 
 import json
@@ -82,17 +82,13 @@ def test_fix_writes_a_copy_that_passes(mixed, tmp_path, capsys):
     (tmp_path / "beside.jpg").unlink()  # the copy stands alone
     assert data.main(["check", str(tmp_path / "ok")]) == 0
     rows = [json.loads(line) for line in open(tmp_path / "ok/questions.jsonl")]
-    assert (
-        [r["id"] for r in rows] == ["a", "b", "text", "i"]
-        and rows[0]["mine"] == {"kept": 1}
-        and rows[0]["images"] == ["images/0.png"]
-    )
+    assert [r["id"] for r in rows] == ["a", "b", "text", "i"]
+    assert rows[0]["mine"] == {"kept": 1}
+    assert rows[0]["images"] == ["images/0.png"]
     new = data.read(tmp_path / "ok")
-    assert (
-        [len(q.images) for q in new] == [1, 1, 0, 1]
-        and new[3].question.endswith("\nA. 4\nB. 5")
-        and new[3].answer == "A"
-    )
+    assert [len(q.images) for q in new] == [1, 1, 0, 1]
+    assert new[3].question.endswith("\nA. 4\nB. 5")
+    assert new[3].answer == "A"
     assert open(new[1].images[0], "rb").read() == picture(7, form="JPEG")
     with pytest.raises(ValueError, match="exists already"):
         data.main(["check", str(folder), "--fix", str(tmp_path / "ok")])
@@ -131,6 +127,32 @@ def test_check_measures_prompts(tmp_path, lm, capsys):
     }
 
 
+def test_check_finds_answers_that_nobody_can_give(tmp_path, capsys):
+    """A messages list, an object, not-a-number; a gold that earns nothing in its own box; and, as
+    a remark, sentences that are compared exactly.
+    """
+    long = "because " * 11
+    rows = [
+        {"id": 1, "question": [{"role": "user", "content": "Q"}], "answer": "3"},
+        {**GOOD, "id": 2, "answer": {"ground_truth": "3"}},
+        {**GOOD, "id": 3, "answer": float("nan")},
+        {**GOOD, "id": 4, "answer": "3}"},
+        {**GOOD, "id": 5, "answer": "<answer> 3 </answer>"},
+        {**GOOD, "id": 6, "answer": long},
+        {**GOOD, "id": 7, "answer": long + "it", "free_form": True},
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert data.main(["check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert reported(out) == {
+        "answer of a wrong type": [2, 3],
+        "question of a wrong type": [1],
+        "answer can't be matched": [4],
+    }
+    assert "7 rows, 3 can be used, 4 can't" in out
+    assert "1 answers are sentences and compared exactly" in out and "line 6" in out
+
+
 def test_check_of_parquet(tmp_path, capsys, monkeypatch):
     import corpus_fixtures as fx
     import datasets
@@ -146,10 +168,8 @@ def test_check_of_parquet(tmp_path, capsys, monkeypatch):
     )
     assert data.main(["check", str(tmp_path / "set"), "--fix", str(tmp_path / "ok")]) == 1
     out = capsys.readouterr().out
-    assert (
-        "train-00001-of-00002.parquet, row 1: the row has no 'answer'" in out
-        and "train-00001-of-00002.parquet, row 2)" in out
-    )
+    assert "train-00001-of-00002.parquet, row 1: the row has no 'answer'" in out
+    assert "train-00001-of-00002.parquet, row 2, question" in out
     new = data.read(tmp_path / "ok")
     assert [q.answer for q in new] == ["0", "1", "2", "5"] and open(
         new[3].images[0], "rb"
@@ -163,18 +183,14 @@ def test_show_in_the_terminal(mixed, capsys):
     folder, _ = mixed
     assert data.main(["show", str(folder), "-n", "13"]) == 0
     out = capsys.readouterr().out
-    assert (
-        out.count("── ") == 13
-        and "[image, 120 x 110]" in out
-        and "How many?" in out
-        and "answer (exact): 4" in out
-    )
-    assert (
-        out.count("CAN'T BE USED") == 7
-        and "\x1b" not in out
-        and "\u202e" not in out
-        and "abc\\x1b[2J" in out
-    )
+    assert out.count("── ") == 13
+    assert "[image, 120 x 110]" in out
+    assert "How many?" in out
+    assert "answer (exact): 4" in out
+    assert out.count("CAN'T BE USED") == 7
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "abc\\x1b[2J" in out
     data.main(["show", str(folder), "-n", "3", "--random", "1"])
     lines = [int(x) for x in re.findall(r"── .*line (\d+)", capsys.readouterr().out)]
     assert len(set(lines)) == 3 and lines == sorted(lines)
@@ -186,10 +202,8 @@ def test_half_blocks_are_two_pixels_a_character():
     assert len(lines) == 4 and all(
         line.count("▀") == 8 and line.endswith("\x1b[0m") and "38;2;1;2;3" in line for line in lines
     )
-    assert (
-        half_blocks(Image.new("RGB", (2000, 3)), 64).count("\n") == 0
-        and half_blocks(Image.new("RGB", (1, 1000)), 64).count("▀") >= 1
-    )
+    assert half_blocks(Image.new("RGB", (2000, 3)), 64).count("\n") == 0
+    assert half_blocks(Image.new("RGB", (1, 1000)), 64).count("▀") >= 1
     assert "\x1b[38" in as_text("w", data.Question("q", "Q\x1b[2J", "A"), (image,), "", True)
     assert "\x1b[2J" not in as_text("w", data.Question("q", "Q\x1b[2J", "A"), (image,), "", True)
 
@@ -210,12 +224,10 @@ def test_show_as_a_page(mixed, tmp_path):
     assert data.main(["show", str(folder), "-n", "99", "--html", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert page.count("<article>") == 14 and page.count("data:image/png;base64,") == 3
-    assert (
-        "<script" not in page
-        and "<img src" not in page
-        and "&lt;script&gt;" in page
-        and "default-src 'none'" in page
-    )
+    assert "<script" not in page
+    assert "<img src" not in page
+    assert "&lt;script&gt;" in page
+    assert "default-src 'none'" in page
     assert "\x00" not in page and "\x1b" not in page and "can't be used" in page
 
 

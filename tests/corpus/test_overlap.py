@@ -1,6 +1,6 @@
 """data.py overlap: questions that stand in two sets, by text and by picture.
 
-python -m pytest tests/test_overlap.py
+python -m pytest tests/corpus/test_overlap.py
 """
 
 import io
@@ -12,7 +12,7 @@ from corpus_fixtures import picture
 from PIL import Image
 
 import data
-from corpus.overlap import alike, compare, near, normal_text, picture_hash, shrunken
+from corpus.overlap import alike, compare, near, normal_text, picture_hash, questions_of, shrunken
 
 
 def test_normal_text():
@@ -57,10 +57,8 @@ def test_pictures_survive_scaling_and_jpeg_and_differ_from_each_other():
 
 
 def test_plain_pictures_are_left_out():
-    assert (
-        picture_hash(Image.new("RGB", (100, 100), "white")) is None
-        and picture_hash(Image.new("RGB", (1, 1))) is None
-    )
+    assert picture_hash(Image.new("RGB", (100, 100), "white")) is None
+    assert picture_hash(Image.new("RGB", (1, 1))) is None
     noise = Image.effect_noise((300, 300), 3)
     assert picture_hash(noise) is None  # sensor noise is no edge
 
@@ -139,24 +137,23 @@ def _plain():
 
 
 def test_compare_by_hand(sets):
-    train, test = (data.open_questions(s, first=0) for s in sets)
+    train, test = (questions_of(s, {}) for s in sets)
     assert compare(train, test) == {
         "both": [("t0", "e0"), ("t3", "e3")],
         "picture": [("t1", "e1")],
         "text": [("t2", "e2")],
         "plain": 1,
         "broken": 1,
+        "n": [6, 6],
     }
 
 
 def test_command_line(sets, tmp_path, capsys):
     assert data.main(["overlap", *sets, "--json", str(tmp_path / "pairs.json")]) == 1
     out = capsys.readouterr().out
-    assert (
-        "leaks: 2 of the second set's questions, 2 of the first's" in out
-        and "'t0'  =  'e0'" in out
-        and "1 that do not open" in out
-    )
+    assert "leaks: 2 of the second set's questions, 2 of the first's" in out
+    assert "'t0'  =  'e0'" in out
+    assert "1 that do not open" in out
     assert json.loads((tmp_path / "pairs.json").read_text())["picture"] == [["t1", "e1"]]
     (tmp_path / "other.jsonl").write_text(
         json.dumps({"id": 1, "question": "Something else", "answer": "1"}) + "\n"

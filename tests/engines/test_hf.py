@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 import model
 import tiny
 from config import flags
-from engines.base import Stopped, open_engine, seed_of
+from engines import open_engine
+from engines.base import Stopped, seed_of
 from engines.hf import HFEngine, choose, draws
 from policy import Policy
 from processor import encode, expand, length, pixels, positions
@@ -403,7 +404,7 @@ def test_open_engine(lm, monkeypatch):
         assert "<|im_end|>" in engine.control and engine.sleep() is engine.wake() is None
         assert engine.holds(lm.net) and not engine.holds(None)
         assert engine.encode("What?") == encode(lm, "What?")
-    monkeypatch.setattr("engines.base.find_spec", lambda name: None)
+    monkeypatch.setattr("engines.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="requirements-gpu.txt.*--engine hf"):
         open_engine("vllm", lm)
     with pytest.raises(ValueError, match="--engine sglang"):

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import model  # noqa: E402
 import tiny  # noqa: E402
 from config import flags  # noqa: E402
-from engines.base import Stopped, open_engine  # noqa: E402
+from engines import open_engine  # noqa: E402
+from engines.base import Stopped  # noqa: E402
 from loss import mask_logits  # noqa: E402
 from policy import Policy  # noqa: E402
 from processor import encode  # noqa: E402

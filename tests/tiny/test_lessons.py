@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-import model
 import tiny
-from processor import CLOSER, encode
+from processor import CLOSER, encode, expand, pixels, positions
 from tiny import lessons, pretrain, world
 
 
@@ -71,18 +70,18 @@ def test_hints_never_tell_the_answer():
 
 @pytest.mark.parametrize("split, modality", [(s, m) for s, (_, m) in world.SPLITS.items()][1:])
 def test_lesson_batch_is_the_prompt_that_training_makes(lm, split, modality):
-    """A lesson's ids and positions against processor.encode, model.expand and model.positions."""
+    """A lesson's ids and positions against encode, expand and positions."""
     q = tiny.questions(split)[0]
     prompt = encode(lm, q.question + CLOSER, q.images, q.video)
-    vision = model.pixels(lm, prompt)
-    prompt = model.expand(lm, prompt, vision)
+    vision = pixels(lm, prompt)
+    prompt = expand(lm, prompt, vision)
     digits = () if modality == "text" else tiny.digits_of(q)
     lesson = lessons.Lesson(q.question + CLOSER, modality, digits, "1</think>\\boxed{1}")
     batch = pretrain.Classroom(lm).batch([lesson], random.Random(0))
     P, T = len(prompt.ids), batch["ids"].shape[1]
     assert batch["ids"][0, :P].tolist() == list(prompt.ids)
     assert batch["target"][0].tolist() == [False] * P + [True] * (T - P)
-    pos, after = model.positions(lm, prompt, vision)
+    pos, after = positions(lm, prompt, vision)
     assert torch.equal(batch["pos"][:, 0, :P], pos) and after == P == batch["pos"][0, 0, P]
     for kind, (values, grid) in vision.items():
         made = batch["visions"][0][kind]
@@ -91,7 +90,7 @@ def test_lesson_batch_is_the_prompt_that_training_makes(lm, split, modality):
 
 def test_patches_of_the_classroom_are_those_of_the_image_processor(lm):
     glyph = world.glyphs()[0][7][3]
-    values, _ = model.pixels(lm, encode(lm, "x", (Image.fromarray(glyph),)))["image"]
+    values, _ = pixels(lm, encode(lm, "x", (Image.fromarray(glyph),)))["image"]
     unmoved = pretrain.tiles()[7][3 * 9 + 4]  # nine shifts a glyph, (0, 0) is the fifth
     assert torch.allclose(values, unmoved.repeat(1, 6), atol=1e-6)
 

@@ -11,7 +11,7 @@ import pytest
 
 import model
 import tiny
-from processor import CLOSER, encode
+from processor import CLOSER, encode, expand, pixels
 from reformulate import bcq, ncq
 from teacher import COMPRESS, HINT
 from tiny import lessons, measure, world
@@ -51,7 +51,7 @@ def test_prompts_are_short(lm):
 
     def length(text):
         prompt = encode(lm, text + CLOSER, q.images)
-        return len(model.expand(lm, prompt, model.pixels(lm, prompt)).ids)
+        return len(expand(lm, prompt, pixels(lm, prompt)).ids)
 
     assert length(q.question) == 15
     assert length(bcq(q.question, s, s, rng)) <= 70
@@ -72,7 +72,7 @@ def test_template_opens_thinking_once(lm):
 def test_one_visual_token_a_digit_and_timestamps_in_videos(lm, split):
     for q in tiny.questions(split)[:20]:
         prompt = encode(lm, q.question + CLOSER, q.images, q.video)
-        ids = model.expand(lm, prompt, model.pixels(lm, prompt)).ids
+        ids = expand(lm, prompt, pixels(lm, prompt)).ids
         pad, n = (lm.image_id if q.images else lm.video_id), len(tiny.digits_of(q))
         assert ids.count(pad) == n
         if q.video:
