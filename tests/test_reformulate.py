@@ -21,7 +21,6 @@ from records import KINDS, Group, RolloutRequest, Sample
 from reformulate import CANDIDATE, TAGS, bcq, clean, distinct, ncq, post_cap, pre_cap
 from reward import grade
 from rollout import request_prompt, rollout
-from runtime import launch
 from runtime.metrics import Clock
 
 
@@ -349,15 +348,6 @@ def test_prompts_that_do_not_fit_are_left_out_and_the_rest_can_be_sampled(build,
     # the engine raises when a prompt and its response do not fit
     sampled = rollout(build.job.engine, built["ncq"], 1, build.cfg, build.job.world)
     assert [(g.kind, g.question.id, len(g.samples)) for g in sampled] == [("ncq", "t", 2)]
-
-
-def test_max_prompt_counts_visual_tokens(lm, questions, cfg):
-    """--max-prompt: 'tokens of a plain prompt, image tokens included'."""
-    q = questions["image"][0]
-    launch.check_window(lm, [q], cfg("--max-prompt 200"))
-    q = replace(q, images=(Image.new("RGB", (128, 128)),) * 4)  # 256 visual tokens
-    with pytest.raises(ValueError, match="max-prompt"):
-        launch.check_window(lm, [q], cfg("--max-prompt 200"))
 
 
 def test_a_replayed_group_stays_a_replayed_one(build, question):
