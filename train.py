@@ -51,7 +51,7 @@ def train(cfg, job, stop):
     """
     world, engine, teacher, state = job.world, job.engine, job.teacher, job.state
     buffer, rng = state.buffer, state.rng
-    bar = stop.bar = console.progress_bar(cfg, state, world)  # closed where stop ends
+    bar = stop.bar = console.progress_bar(cfg, state, world)  # closed by an error, too
 
     for step in range(state.step + 1, cfg.steps + 1):
         clock = Clock(world.heartbeat)
@@ -101,6 +101,7 @@ def train(cfg, job, stop):
         console.show_step(bar, record)
         if step < cfg.steps:
             stop.on_all_ranks()
+    bar.close()
 
 
 def due(step, every, cfg):
