@@ -75,7 +75,8 @@ def training(shape, cfg, ranks, teacher=None):
         ((4 + c) * shape.root if on_gpu else 0) + tower * VISION_WIDTH,
     )
     if on_gpu:
-        parts["sleeping vLLM"] = SLEEPING if sampler(cfg) == "vllm" else 2 * shape.params
+        asleep = sampler(cfg) == "vllm"
+        parts["sleeping vLLM" if asleep else "sampler"] = SLEEPING if asleep else 2 * shape.params
         parts["CUDA"] = CUDA
     return parts
 
