@@ -1,6 +1,6 @@
 """--plan: what a GPU has to hold, from configs alone; the settings that vLLM is given; refusals.
 
-python -m pytest tests/runtime/test_plan.py             # -m slow: against a measured peak on this CPU
+python -m pytest tests/runtime/test_plan.py             # -m slow: against a peak measured here
 """
 
 import json
@@ -18,7 +18,7 @@ import train
 from config import context, flags
 from distributed import Roles, World
 from runtime import kernels, launch, plan
-from runtime.shapes import VISION, named_shape
+from runtime.shapes import VISION, named_shape, preset
 
 H100 = 85.0e9  # bytes that an H100 of 80 GB shows
 LISTENS = "http://127.0.0.1:1/v1"
@@ -164,9 +164,6 @@ def test_the_other_methods(capsys, method):
 
 def test_the_table_of_a_run_has_the_same_lines():
     cfg = flags(["--plan", "8x80", "--student", "0.8b"])
-    config = SimpleNamespace()  # noqa: F841
-    from runtime.shapes import preset
-
     lines = dict(plan.memory_rows(cfg, Roles(students=6, teachers=2), preset("0.8b"), H100))
     assert lines["  update"].startswith("21") and "  warning" not in lines
     lines = dict(plan.memory_rows(cfg, Roles(students=6, teachers=2), preset("0.8b"), H100 / 4))
