@@ -383,10 +383,10 @@ print(json.dumps([peak() - before, sum(parts.values()), parts]))
 @pytest.mark.parametrize(
     "name, layers, vocabulary, micro, argv",
     [
-        ("0.8b", 8, 248_320, 2048, ["--checkpointing"]),
-        ("0.8b", 4, 32_000, 4096, ["--no-checkpointing"]),
-        ("2b", 4, 32_000, 4096, ["--checkpointing"]),
-        ("4b", 4, 32_000, 2048, ["--checkpointing"]),
+        ("0.8b", 4, 64_000, 2048, ["--checkpointing"]),
+        ("0.8b", 4, 16_000, 2048, ["--no-checkpointing"]),
+        ("2b", 4, 16_000, 2048, ["--checkpointing"]),
+        ("4b", 4, 16_000, 1024, ["--checkpointing"]),
     ],
 )
 def test_a_measured_peak_on_the_cpu(name, layers, vocabulary, micro, argv):
