@@ -152,14 +152,13 @@ class QuestionCheck:
 
     def tokens(self, question, where):
         """Tokens of the plain prompt, closer and visual tokens included, exactly."""
-        import model
-        from processor import CLOSER, encode
+        from processor import CLOSER, encode, length
 
         text = question.question + CLOSER
         if question.video:
             images = decode(question.images, where, self.max_pixels)
             video = decode(question.video, where)
-            return model.length(self.lm, encode(self.lm, text, images, video, self.thinking))
+            return length(self.lm, encode(self.lm, text, images, video, self.thinking))
         prompt = encode(self.lm, text, question.images, thinking=self.thinking)
         return len(prompt.ids) + self._visual_tokens(question, where)
 

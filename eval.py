@@ -13,7 +13,6 @@ import sys
 
 from tqdm import tqdm
 
-from engines.base import seed_of
 from processor import CLOSER, encode
 from reward import grade
 
@@ -36,6 +35,8 @@ def evaluate(
     temperature 0 is greedy; chunk: prompts in flight at a time, so that the images of a large set
     are not all decoded.
     """
+    from engines.base import seed_of  # with transformers; `eval.py --list` is quick without
+
     rows = []
     for i in range(0, len(questions), chunk):
         some = questions[i : i + chunk]

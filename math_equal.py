@@ -87,8 +87,8 @@ CHARS = {
     for pair in r"""−- –- ‐- ‑- ‒- —- ―- ﹣- ×\times ⋅\cdot ·\cdot ∙\cdot ∗* ÷\div ∕/ ⁄/ ∶: ∣|
  ∞\infty √\sqrt °^\circ º^\circ ˚^\circ ◦\circ ∘\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ≡\equiv
  ±\pm ∓\mp ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R} ℤ\mathbb{Z} ∧\land ∨\lor ∖\setminus …\ldots
- ⋯\ldots →\to ⟶\to ⇒\Rightarrow ∴\therefore ～\sim 〜\sim ∼\sim △\triangle ′' ″'' ’' ‘' “" ”" ，, 、, ；; ：: 。.
- ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
+ ⋯\ldots →\to ⟶\to ⇒\Rightarrow ∴\therefore ～\sim 〜\sim ∼\sim △\triangle ′' ″'' ’' ‘' “" ”" ，,
+ 、, ；; ：: 。. ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
 }
 # x² and x₂, but not a lone ²
 RAISED = re.compile("(?<=[\\wͰ-Ͽ)}\\]'|])(?<![⁰-⁹⁺⁻ⁿ¹²³₀-₉])(?:([⁰-⁹⁺⁻ⁿ¹²³]+)|[₀-₉]+)")
@@ -152,6 +152,7 @@ TEXT_RULES = rules(
     ("\\", r"\\(?:ldots|cdots|dots[a-z]?|hdots)(?![A-Za-z])", r"\\ldots "),
     ("...", r"\.{3,}", r"\\ldots "),
     ("\\ldots", r"(?<![\d.])(\d*\.\d+)\s*\\ldots", unroll),
+    ("\\ldots", r"(\\(?:overline|bar)\s*\{\d+\})\s*\\ldots", r"\1"),
     ("\\not", r"\\not\s*=", r"\\ne "),
     ("\\dot", r"(?<=[\d.])\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),
     ("\\", r"\\(?:right|Right|long|Long|longright|Longright)arrow(?![A-Za-z])", r"\\to "),
@@ -365,6 +366,7 @@ def total(op: str, args: list) -> tuple:
 
 
 def power(base: tuple, exponent: tuple) -> tuple:
+    """base ^ exponent, computed where that is exact and short."""
     if exponent == ONE:
         return base
     if base[0] != "num" or exponent[0] != "num":
@@ -547,6 +549,7 @@ MATH_RULES = rules(
     ("USD", r"\bUSD[\s~]*(?=\d)", "$"),
     ("Rs", r"\bRs\.?[\s~]*(?=\d)", "₹"),
     ("\\", INTEGRAL, ""),
+    ("=", r"\\(det|dim|arg|Re|Im)(?![A-Za-z])", r"\1 "),
     ("\\frac", DERIVATIVE, r"d\1d\2'"),
     ("U", r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
     ("eal", ALL_REALS, r"\\mathbb{R}"),
@@ -707,13 +710,15 @@ ENDS = {*SEPARATORS, ")", "]", "}", "\\}", "end"}
 # What stands between joining operators, one letter a token (signature): a plain number with its
 # currency before it and its scale, percent, unit or letters after it.
 LITERAL = re.compile(
-    r"(\()?(?P<before>[-+]?\$?)[-+]?\$?(?:n(?:/n)?|f\{n\}\{n\})\)?"
+    r"(?P<bracket>\()?(?P<before>[-+]?\$?)[-+]?\$?"
+    r"(?P<number>n(?:/n)?|\{n\}|f\{n\}\{n\}|n[×*b]n\^(?:n|\{[-+]?n\}))\)?"
     r"(?P<after>s?(?:[%°$]|u(?:\^n)?(?:[p/*]?u(?:\^n)?)*|v+)?)\)?"
 )
 SIGNATURE = {"num": "n", "var": "v"}
 
 
 def signature(tokens: list) -> str:
+    """One letter a token: n a number, v a letter, u a unit, s a scale, f a fraction command."""
     letters = []
     for kind, value, *_ in tokens:
         if kind == "val":
@@ -725,7 +730,7 @@ def signature(tokens: list) -> str:
         elif value in CURRENCIES:
             letters.append("$")
         else:
-            letters.append("p" if value == "per" else value if len(value) == 1 else "?")
+            letters.append({"per": "p", "by": "b"}.get(value, value if len(value) == 1 else "?"))
     return "".join(letters)
 
 
@@ -831,7 +836,7 @@ class Parser:
         if "+" in ops:
             signed = [minus(p) if o == "-" else p for o, p in zip(["+", *ops], parts)]
             return ("join", "+", value, True, *signed)
-        marked = letters != {()} or any("(" in m[0] or "f" in m[0] for m in found)
+        marked = letters != {()} or any(m["bracket"] or {*"f^"} & {*m["number"]} for m in found)
         arithmetical = ops[0] == "-" and not shared and (marked or self.spaced(starts))
         return ("join", ops[0], value, arithmetical, *parts)
 
@@ -856,22 +861,23 @@ class Parser:
         return all(self.tokens[s - 1][2] and self.tokens[s][2] for s in starts[1:])
 
     def product(self, parts, ops, starts):
+        """Joined numbers if every factor is one: a size, a factorization."""
         explicit = [k for k, o in enumerate(ops) if o != "side by side"]
         if not explicit:
             return self.side_by_side(parts)
         if any(ops[k] in ("/", "per") for k in explicit):
-            return self.quotient(parts, ops, starts, explicit)
+            return self.quotient(parts, ops, starts)
         groups = [0, *(k + 1 for k in explicit), len(parts)]
         factors = [expression("*", *parts[a:b]) for a, b in zip(groups, groups[1:])]
         value = expression("*", *factors)
         found = self.literals([starts[g] for g in groups[:-1]])
-        if not found or any("v" in m[0] for m in found):
+        if not found or any("v" in m[0] or "f" in m[0] for m in found):
             return value
         operators = {ops[k] for k in explicit}
         operator = "by" if "by" in operators else "×" if operators == {"×"} else "*"
         return ("join", operator, value, operator != "by", *factors)
 
-    def quotient(self, parts, ops, starts, explicit):
+    def quotient(self, parts, ops, starts):
         """Two numbers are a fraction; three joined by slashes a date or something alike."""
         value = arithmetic(parts, ops)
         if len(ops) < 2 or any(o != "/" for o in ops) or not self.literals(starts):
@@ -880,8 +886,9 @@ class Parser:
         return ("join", "/", value, self.spaced(starts), *parts)
 
     def side_by_side(self, parts):
+        """2x, 5 cm, and (10-19) cm, where the unit goes to each of the joined numbers."""
         units = all(leaf[0] == "unit" for p in parts[1:] for leaf in leaves(p) if leaf[0] != "num")
-        if parts[0][0] == "join" and units:  # (10-19) cm
+        if parts[0][0] == "join" and units:
             return times(parts[0], expression("*", *parts[1:]))
         return expression("*", *parts)
 
@@ -1108,8 +1115,11 @@ def is_name(n) -> bool:
         return True
     if n[0] == "join":
         return n[1] == ":" and all(is_name(x) for x in n[4:])
-    if n[0] in ("*", "seq"):
-        return all(x[0] == "var" for x in n[1 + (n[0] == "seq") :])
+    if n[0] == "seq":
+        return all(is_name(x) for x in n[2:])
+    if n[0] == "*":  # AB, AB/CD
+        segments = all(leaf == MINUS or str(leaf[1]).isupper() for leaf in leaves(n))
+        return segments or all(x[0] == "var" for x in n[1:])
     if n[0] in TRIGONOMETRIC:
         # cos 2x = 1 is an equation for x
         unknown = {("var", c) for c in "xyzt"}
@@ -1214,9 +1224,10 @@ def parse(s: str, thousands: bool = True) -> tuple | None:
     except (Refuse, ValueError):  # ValueError: 12_2 has no value
         return None
     names = {x[1] for x in items if x[0] == "named"}
-    if len(names) == len(items) > 1:  # x=1, y=2 is the point (x,y) = (1,2)
-        columns = zip(*sorted((x[1:] for x in items), key=repr))
-        return ("named", *(("seq", "()", *column) for column in columns))
+    if len(names) == len(items) > 1:  # y=2, x=1 is the point (x,y) = (1,2)
+        if all(len(name[1]) == 1 for name in names):
+            items = sorted(items, key=repr)
+        return ("named", *(("seq", "()", *column) for column in zip(*(x[1:] for x in items))))
     return items[0] if len(items) == 1 else ("list", *items)
 
 
@@ -1372,8 +1383,17 @@ def primed(n) -> tuple:
     return (n[0], *(primed(x) if isinstance(x, tuple) else x for x in n[1:]))
 
 
+def by_name(n) -> tuple:
+    """sin A = 0.6, cos A = 0.8 in the order of the names."""
+    if n[0] != "named" or n[1][0] != "seq" or n[2][0] != "seq" or len(n[1]) != len(n[2]):
+        return n
+    columns = sorted(zip(n[1][2:], n[2][2:]), key=repr)
+    return ("named", *((*side[:2], *column) for side, column in zip(n[1:], zip(*columns))))
+
+
 def same_equation(a, b, budget) -> bool:
     """Equal names and values, or one line: the quotient of the differences is a constant."""
+    a, b = by_name(a), by_name(b)
     if a[0] == b[0] == "named" and same(a[1], b[1], budget):
         return same(a[2], b[2], budget)
     if any(n[0] == "named" and (n[2][0] == "join" or not has_letters(n[2])) for n in (a, b)):
@@ -1498,10 +1518,10 @@ DATES = (
     re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"),
 )
 INTEGER_LETTER = re.compile(
-    r"[\s~]*(?:[,;(:|]|\\mid)?[\s~]*(?:where|for|with)?[\s~]*(?:(?:any|all|every)[\s~]+)?"
-    r"(?:integers?[\s~]+)?([a-z])[\s~]*"
-    r"(?:\\in(?![a-z])[\s~]*(?:\\(?:mathbb|mathbf)\s*\{?\s*(Z|N)\s*\}?|integers?)"
-    r"|(?:is|are)[\s~]+(?:an?[\s~]+|any[\s~]+)?integers?)[\s~)]*(\\\}[\s~]*)?$"
+    r"[\s~]*(?:[,;(:|]|\\mid)?[\s~]*(?:where|for|with)?[\s~]*(?:(?:any|all|every|some|an)[\s~]+)?"
+    r"(?:integers?[\s~]+([a-z])|(?:integers?[\s~]+)?([a-z])[\s~]*"
+    r"(?:\\in(?![a-z])[\s~]*(?:(?:\\(?:mathbb|mathbf)\s*)?\{?\s*(Z|N)\s*\}?|integers?)"
+    r"|(?:is|are)[\s~]+(?:an?[\s~]+|any[\s~]+)?integers?))[\s~)]*(\\\}[\s~]*)?$"
 )
 COUNTER = r"(?<![A-Za-z\\])%s(?![A-Za-z])"
 
@@ -1600,7 +1620,7 @@ def without_range(s: str) -> tuple:
     if not m:
         return s, None, None
     s = s[: m.start()]
-    return s.removeprefix("\\{") if m[3] else s, m[1], m[2] or "Z"
+    return s.removeprefix("\\{") if m[4] else s, m[1] or m[2], m[3] or "Z"
 
 
 def same_families(a: str, b: str) -> tuple[str, str] | None:

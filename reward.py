@@ -29,11 +29,9 @@ def last_boxed(response: str) -> str | None:
     outermost closed box is the answer, so that \boxed{4 or \boxed{5}} cannot hide its hedge. An
     earlier box that was never closed does no harm to a later good one.
     """
-    opened, closed, last = (
-        [],
-        [],
-        -1,
-    )  # opened: (start of content, is it a box); closed: (start, end)
+    opened = []  # (start of content, is it a box)
+    closed = []  # (start, end) of boxes
+    last = -1  # start of the box opened last
     for m in BOX.finditer(response, max(0, response.find("\\boxed"))):
         token = m[0]
         if token == "}" and opened:
@@ -62,7 +60,7 @@ def grade(response: str, golds: str | list | tuple) -> float:
             return 0.0
         golds = [golds] if isinstance(golds, str) else golds
         return float(any(is_right(answer, last_boxed(gold) or gold) for gold in golds))
-    # a bug here must not stop a training run; the tests call is_right, where it stays visible
+    # a bug here must not stop a training run; the tests call answers_equal, where it stays visible
     except Exception:
         return 0.0
 

@@ -36,11 +36,11 @@ import re
 import threading
 import time
 
-from pictures import decode
 from engines.base import seed_of
 from engines.pending import Pending
 from judge import JUDGE_TOKENS, judge_prompt, verdict_of
 from math_equal import answers_equal
+from pictures import decode
 from processor import CLOSER
 from records import Prompt, Sample
 from reformulate import clean

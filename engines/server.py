@@ -87,7 +87,7 @@ class VLLMServer:
             # no prompt in two parts: after the first, vLLM sets a seeded generator back in a way
             # that only a GPU's can be
             switches += ["--enforce-eager", "--no-enable-chunked-prefill"]
-            options["max-num-batched-tokens"] = 8192
+            options["max-num-batched-tokens"] = max(8192, max_model_len or 0)
             env = CPU | env
         words = [f"--{name}={value}" for name, value in options.items()]
         command = ["-m", "vllm.entrypoints.openai.api_server", *words, *switches]

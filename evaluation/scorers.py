@@ -1,10 +1,10 @@
-r"""Deterministic scorers: what a response answers, and whether that is right. No model, no network,
-no execution of model text.
+r"""Deterministic scorers: is a response right? No model, no network, no execution of model text.
 
-A scorer takes an Item (benchmarks.py) and the final part of a response, and returns a Score:
-    value  1.0, 0.0 or a fraction; None when text rules cannot decide and a judge is needed
-    how    "match", "mismatch", "metric", "no answer", "judge" (needs one), or "ignored" (the
-    official evaluator leaves it out) answer what was extracted, for people who read the files
+A scorer takes an Item (rows.py) and the final part of a response, and returns a Score:
+    value   1.0, 0.0 or a fraction; None when text rules cannot decide and a judge is needed
+    how     "match", "mismatch", "metric", "no answer", "judge" (needs one), or "ignored" (the
+            official evaluator leaves it out)
+    answer  what was extracted, for people who read the files
 The order is that of ZPPO Appendix B.2: rules first, the judge only on what stayed unresolved. A
 wrong letter or another number is resolved and wrong; a phrase that is not the gold's phrase is
 unresolved. A response that never leaves its thinking, or is empty, has no answer: wrong, counted
@@ -16,23 +16,24 @@ substring checks that an empty reply passes (MVBench), evaluating model text (Ma
 
     # value 1.0
     score(choice, Item("1", "2+2?", "B", options=("3", "4")), r"...</think>\boxed{B}")
-    # responses scored a second, on this machine
-    python scorers.py
 """
 
 import ast
 import re
-import unicodedata
-from functools import lru_cache
 from typing import NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
+from evaluation.letters import (
+    answer_of,
+    fold,
+    number,
+    pick_letter,
+    readings,
+    row_and_column,
+    unwrap,
+)
+from evaluation.rows import LETTERS
 from judge import final
-from math_equal import answers_equal
 from reward import grade, last_boxed
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Score(NamedTuple):
@@ -49,138 +50,24 @@ def score(scorer, item, response, truncated=False):
     return scorer(item, text) if text else Score(0.0, "no answer")
 
 
-_STATED = re.compile(r"\banswer\b[\s:：*]*(?:is\b)?[\s:：*]*(\S.{0,80}?)[\s.*]*$", re.I)
-
-
-def answer_of(text):
-    """What a metric should see: the content of the last box, wrappers off; else what the last line
-    calls the answer; else all.
-    """
-    box = last_boxed(text)
-    if box is not None:
-        return unwrap(box)
-    stated = _STATED.search(text.rstrip().split("\n")[-1][-200:])
-    return unwrap(stated[1]) if stated else text
-
-
-@lru_cache(maxsize=1024)
-def unwrap(text):
-    r"""Text without \text{...}, $...$, ** and outer blanks. Inner content is untouched, so JSON and
-    tables survive.
-    """
-    text = text.strip()
-    while True:
-        m = re.fullmatch(
-            r"\\(?:text|textbf|mathrm|mathbf|textit|boxed)\s*\{(.*)\}|\$([^$]*)\$|\*\*(.*)\*\*|`([^`]*)`",
-            text,
-            re.DOTALL,
-        )
-        inner = next((g for g in m.groups() if g is not None), None) if m else None
-        if inner is None or inner.count("{") != inner.count("}"):
-            return text
-        text = inner.strip()
-
-
-def fold(text):
-    """Lower case, half-width, blanks collapsed, outer punctuation gone: for comparing words."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).strip(" .,:;!?\"'`")
-
-
 def verdict(right, answer):
     return Score(float(right), "match" if right else "mismatch", str(answer))
 
 
-# ---- letters -------------------------------------------------------------------------------------
-
-_PHRASE = re.compile(
-    r"(?:answer|答案)\s*(?:is|为|是|選|选)?\s*[:：]?\s*(.{1,60})|(?:故选|应选|选择|选)\s*[:：]?\s*(\(?[A-Ja-jＡ-Ｊ]\)?)(?![a-z])",
-    re.I,
-)
+def unresolved(answer):
+    return Score(None, "judge", answer)
 
 
-def pick_letter(text, n, options=()):
-    """The letter that a response settles on, or None. Last box; else last answer phrase; else a
-    reply that is only a letter.
-
-    n: how many letters there are; options: their texts. A letter outside the range is no letter.
-    """
-    box = last_boxed(text)
-    if box is not None:
-        return as_letter(unwrap(box), n, options)
-    for m in reversed(list(_PHRASE.finditer(text))):
-        found = next(g for g in m.groups() if g is not None).strip()
-        if letter := as_letter(re.split(r"[。\n]|(?<=[\w)])\.(?:\s|$)|,\s", found)[0], n, options):
-            return letter
-        # "B because ..."; A and I may be words, so these need a bracket or a stop behind them
-        m = re.match(
-            r"[*\s]*\(?([B-HJ-Z])\)?(?![\w'])|[*\s]*\(?([AI])(?=[).,:;*])",
-            unicodedata.normalize("NFKC", found),
-        )
-        if m and (m[1] or m[2]) in LETTERS[:n]:
-            return m[1] or m[2]
-    last = text.rstrip().split("\n")[-1]
-    return as_letter(last, n, options) if len(last) < 40 else None
-
-
-_BARE = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*:?\s*)?[(\[{<*\"'$\s]*([A-Za-z])[)\]}>*\"'$\s.:、,]*",
-    re.I,
-)
-_LABELED = re.compile(r"[(\[]?([A-Z])(?:[)\]][.:]?|[.:、])\s*\S")
-
-
-def as_letter(text, n, options=()):
-    """`text` as one of n letters: bare in any bracket, in front of a text ("B. cat"), or the text
-    of exactly one option.
-    """
-    text = unicodedata.normalize("NFKC", unwrap(text)).strip()
-    m = _BARE.fullmatch(text) or (
-        _LABELED.match(text) if not re.search(r"[\s,;/(][B-Z][).:]", text[2:]) else None
-    )
-    if m:
-        letter = m[1].upper()
-        return letter if letter in LETTERS[:n] else None
-    # one-letter option texts (AI2D names diagram parts so) are never matched as text: a letter is
-    # an option's letter
-    same = [i for i, o in enumerate(options) if len(o.strip()) > 1 and fold(o) == fold(text)]
-    if (
-        not same and len(text) < 100 and (number(text) is not None or re.search(r"[\\/^]", text))
-    ):  # mathematics: other notations
-        same = [i for i, o in enumerate(options) if answers_equal(o, text)]
-    return LETTERS[same[0]] if len(same) == 1 else None
+# ---- letters and free answers --------------------------------------------------------------------
 
 
 def choice(item, text):
-    """Letter against letter (gold: a letter). No letter to be found: the judge."""
+    """Letter against letter (gold: a letter, maybe in brackets). No letter found: the judge."""
     n = len(item.options) or item.meta.get("letters", 26)
-    letter = pick_letter(text, n, item.options)
+    letter = pick_letter(text, n, item.choices)
     if letter is None:
-        return Score(None, "judge", answer_of(text))
-    return verdict(letter == item.gold, letter)
-
-
-# ---- free answers --------------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
-
-
-def number(text):
-    """The number that `text` is, as a float, or None. Commas, percent, degree and dollar signs are
-    allowed around it.
-    """
-    text = (
-        unwrap(text)
-        .replace("^\\circ", "")
-        .replace("^{\\circ}", "")
-        .replace("\\%", "")
-        .replace("\\$", "")
-    )
-    text = text.strip(" \t\n%°$").replace("−", "-")
-    return (
-        float(text.replace(",", ""))
-        if text and text[-1].isdigit() and _NUMBER.fullmatch(text)
-        else None
-    )
+        return unresolved(answer_of(text))
+    return verdict(letter == item.gold.strip("() ."), letter)
 
 
 def exact(item, text):
@@ -189,19 +76,14 @@ def exact(item, text):
     """
     if item.options or item.meta.get("letters"):
         return choice(item, text)
-    answer = answer_of(text)
-    box = (
-        text
-        if last_boxed(text) is not None
-        else f"\\boxed{{{answer}}}"
-        if len(answer) < 200
-        else ""
-    )
+    answer, box = answer_of(text), text
+    if last_boxed(text) is None:
+        box = f"\\boxed{{{answer}}}" if len(answer) < 200 else ""
     if grade(box, item.gold):
         return verdict(True, answer)
     if number(answer) is not None and number(item.gold) is not None:
         return verdict(False, answer)
-    return Score(None, "judge", answer)
+    return unresolved(answer)
 
 
 def training(item, text):
@@ -212,45 +94,52 @@ def training(item, text):
 
 
 def aime(item, text):
-    """An integer from 0 to 999. Any integer in the box decides; 336^\\circ and 336 are the same
+    """An integer from 0 to 999. Any number in the box decides; 336^\\circ and 336 are the same
     answer.
     """
     answer = answer_of(text)
     if grade(f"\\boxed{{{answer}}}", item.gold):
         return verdict(True, answer)
-    return verdict(False, answer) if number(answer) is not None else Score(None, "judge", answer)
+    return unresolved(answer) if number(answer) is None else verdict(False, answer)
+
+
+_NAMES = re.compile(r"(?i)rows?|columns?|cols?|and|\\text|\\quad|\\|[行列第,]")
 
 
 def coordinates(item, text):
     """BabyVision: choices by letter; blanks exactly, or as tuples of integers ("(4,7)", "4, 7",
-    "Row 4 Column 7").
+    "Row 4 Column 7", "Column 7, Row 4").
     """
     first = exact(item, text)
     if first.value or item.options:
         return first
-    gold, got = (
-        tuple(map(int, re.findall(r"(?<!\d)\d{1,9}(?!\d)", s))) for s in (item.gold, first.answer)
-    )
-    if (
-        len(gold) > 1
-        and len(got) > 1
-        and not re.search(
-            r"[^\W\d_]", re.sub(r"(?i)row|column|col|and|\\text|\\", "", item.gold + first.answer)
-        )
-    ):
-        return verdict(gold == got, first.answer)
-    return first
+    both = item.gold, first.answer
+    if any(re.search(r"[^\W\d_]", _NAMES.sub("", s)) for s in both):
+        return first
+    written = [tuple(map(int, re.findall(r"(?<!\d)\d{1,9}(?!\d)", s))) for s in both]
+    if min(map(len, written)) < 2:
+        return first
+    named = [row_and_column(s) or w for s, w in zip(both, written)]
+    turned = [n != w for n, w in zip(named, written)]
+    if turned[0] != turned[1] and written[0] == written[1]:
+        return first  # one of them names the column first: what the other means is not said
+    return verdict(named[0] == named[1], first.answer)
+
+
+# ---- benchmarks with rules of their own ----------------------------------------------------------
 
 
 def dynamath(item, text):
     """float: |difference| <= 0.001, a trailing pi understood; multiple choice: the letter; text:
     equal words, else the judge.
     """
-    answer = answer_of(text)
-    kind = item.meta["answer_type"]
+    answer, kind = answer_of(text), item.meta["answer_type"]
     if kind == "multiple choice":
-        letter = pick_letter(text, 26) or (item.gold if item.gold in answer[:3] else None)
-        return verdict(letter == item.gold, letter) if letter else Score(None, "judge", answer)
+        letter = pick_letter(text, item.meta.get("letters", 26), item.choices)
+        if letter:
+            return verdict(letter == item.gold.strip("() ."), letter)
+        # the official script reads a short answer only: prose that chooses nothing is wrong
+        return unresolved(answer) if answer != text or len(text) < 40 else verdict(False, answer)
     if kind == "float":
         got, gold = with_pi(answer), with_pi(item.gold)
         if got is not None and gold is not None:
@@ -261,43 +150,30 @@ def dynamath(item, text):
 
 
 def with_pi(text):
-    text = unwrap(text).split()
-    text = text[0] if text else ""
+    """The number that the first word of `text` is, times pi where it ends in pi; else None."""
+    words = unwrap(text).split()
+    text = words[0] if words else ""
     bare = re.sub(r"\\?(?:pi|π)$", "", text, flags=re.I).rstrip("*")
-    value = number(bare) if bare or bare == text else 1.0
-    return value * 3.141592653589793 if value is not None and bare != text else value
+    if bare == text:
+        return number(text)
+    value = number(bare) if bare else 1.0
+    return None if value is None else value * 3.141592653589793
 
 
 def blind(item, text):
     """VLMs-are-Blind, by task: an integer, yes or no, a letter, or two integers (rows first)."""
     answer, gold, task = answer_of(text), item.gold.strip(), item.meta["task"]
     if task.startswith("Counting Grid"):
-        got = re.findall(r"(?<!\d)\d{1,9}(?!\d)", answer)
-        rows = (
-            re.search(r"rows?\s*[=:]?\s*\{?(\d{1,9})", answer, re.I),
-            re.search(r"col(?:umn)?s?\s*[=:]?\s*\{?(\d{1,9})", answer, re.I),
-        )
-        got = [m[1] for m in rows] if all(rows) else got
-        return (
-            verdict([int(g) for g in got] == [int(g) for g in re.findall(r"\d+", gold)], answer)
-            if len(got) == 2
-            else Score(None, "judge", answer)
-        )
+        got, want = row_and_column(answer), tuple(map(int, re.findall(r"\d+", gold)))
+        return unresolved(answer) if got is None else verdict(got == want, answer)
     if task == "Touching Circles":
         words = set(re.findall(r"\b(yes|no)\b", answer.lower()))
-        return (
-            verdict(words == {gold.lower()}, answer)
-            if len(words) == 1
-            else Score(None, "judge", answer)
-        )
+        return verdict(words == {gold.lower()}, answer) if len(words) == 1 else unresolved(answer)
     if task == "Circled Letter":
         m = re.fullmatch(r"[{(\s\"']*([A-Za-z])[})\s\"'.]*", answer)
-        return verdict(m[1].lower() == gold.lower(), m[1]) if m else Score(None, "judge", answer)
+        return verdict(m[1].lower() == gold.lower(), m[1]) if m else unresolved(answer)
     m = re.fullmatch(r"\D*(\d{1,9})\D*", answer)  # one integer and no second: "12" is not "1"
-    return verdict(int(m[1]) == int(gold), m[1]) if m else Score(None, "judge", answer)
-
-
-# ---- rule parsers --------------------------------------------------------------------------------
+    return verdict(int(m[1]) == int(gold), m[1]) if m else unresolved(answer)
 
 
 def mathvista(item, text):
@@ -307,28 +183,19 @@ def mathvista(item, text):
     answer, gold, kind = answer_of(text), item.gold, item.meta["answer_type"]
     if item.options:
         letter = pick_letter(text, len(item.options), item.options)
-        return (
-            verdict(item.options[LETTERS.index(letter)] == gold, letter)
-            if letter
-            else Score(None, "judge", answer)
-        )
+        if letter is None:
+            return unresolved(answer)
+        return verdict(item.options[LETTERS.index(letter)] == gold, letter)
     if kind == "list":
         try:
-            return (
-                verdict(ast.literal_eval(answer) == ast.literal_eval(gold), answer)
-                if len(answer) < 200
-                else Score(None, "judge", answer)
-            )
+            same = ast.literal_eval(answer[:200]) == ast.literal_eval(gold)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return Score(None, "judge", answer)
-    unit = item.meta.get("unit") or ""
-    got = number(answer.removesuffix(unit) if unit else answer)
+            return unresolved(answer)
+        return verdict(same, answer)
+    got = number(answer.removesuffix(item.meta.get("unit") or ""))
     if got is None:
-        return (
-            Score(1.0, "match", answer)
-            if grade(f"\\boxed{{{answer}}}", gold)
-            else Score(None, "judge", answer)
-        )
+        right = grade(f"\\boxed{{{answer}}}", gold)
+        return verdict(True, answer) if right else unresolved(answer)
     if kind == "integer":
         return verdict(int(got) == int(float(gold)), answer)
     digits = int(item.meta["precision"] or 0)  # float64 in the data; round() wants an int
@@ -341,19 +208,23 @@ def videommmu(item, text):
     """
     if item.options:
         return choice(item, text)
-    answer = answer_of(text)
-    for gold in item.meta["golds"]:
-        a, g = number(answer), number(gold)
-        if fold(answer) == fold(gold) or (
-            a is not None and g is not None and round(a, 2) == round(g, 2)
-        ):
-            return verdict(True, answer)
-    if all(number(g) is not None for g in item.meta["golds"]) and number(answer) is not None:
-        return verdict(False, answer)
-    return Score(None, "judge", answer)
+    answer, golds = answer_of(text), item.meta["golds"]
+    got, wanted = number(answer), [number(g) for g in golds]
+    if any(fold(answer) == fold(g) for g in golds):
+        return verdict(True, answer)
+    if got is not None and any(g is not None and round(got, 2) == round(g, 2) for g in wanted):
+        return verdict(True, answer)
+    return unresolved(answer) if got is None or None in wanted else verdict(False, answer)
 
 
 # ---- metrics and judges --------------------------------------------------------------------------
+
+
+def similarity(a, b):
+    """1 - edit distance / the longer one's length, of texts or tuples."""
+    from rapidfuzz.distance import Levenshtein  # the tiny world does without
+
+    return Levenshtein.normalized_similarity(a, b)
 
 
 def anls(answer, golds):
@@ -364,64 +235,16 @@ def anls(answer, golds):
     takes the raw ones).
     """
     norm = [" ".join(s.lower().split()) for s in (answer, *golds)]
-    best = max((Levenshtein.normalized_similarity(norm[0], g) for g in norm[1:]), default=0.0)
+    best = max((similarity(norm[0], gold) for gold in norm[1:]), default=0.0)
     return best if best >= 0.5 else 0.0
 
 
 def infographic(item, text):
-    answer = answer_of(text)
-    return Score(anls(answer, item.gold), "metric", answer)
+    """ANLS of the answer as it is written or in plain text, the better one."""
+    found = readings(text)
+    return Score(max(anls(answer, item.gold) for answer in found), "metric", found[-1])
 
 
 def needs_judge(item, text):
     """The benchmark's own judge decides every row."""
-    return Score(None, "judge", answer_of(text))
-
-
-def _bench(n=10_000):
-    """Typical responses of each kind, all different, through score()."""
-    import random
-    import time
-    from types import SimpleNamespace as Item
-
-    rng, rows = random.Random(0), []
-    for i in range(n):
-        think = "Let me see. " * 40 + "</think>The answer is "
-        options = tuple(f"option {j} of {i}" for j in range(10))
-        rows.append(
-            [
-                (
-                    choice,
-                    Item(gold="C", options=options, meta={}),
-                    f"{think}\\boxed{{{rng.choice(LETTERS[:10])}}}.",
-                ),
-                (
-                    choice,
-                    Item(gold="C", options=options, meta={}),
-                    f"{think}\\boxed{{{rng.choice(options)}}}.",
-                ),
-                (
-                    aime,
-                    Item(gold=str(i % 1000), options=(), meta={}),
-                    f"{think}\\boxed{{{rng.randrange(1000)}}}.",
-                ),
-                (
-                    exact,
-                    Item(gold=rf"\frac{{{i}}}{{7}}", options=(), meta={}),
-                    f"{think}\\boxed{{{i + rng.randrange(2)}/7}}.",
-                ),
-                (
-                    infographic,
-                    Item(gold=[f"{i} people in the city"], options=(), meta={}),
-                    f"{think}\\boxed{{{i} people}}.",
-                ),
-            ][i % 5]
-        )
-    start = time.perf_counter()
-    for scorer, item, response in rows:
-        score(scorer, item, response)
-    print(f"{n / (time.perf_counter() - start):,.0f} responses scored a second")
-
-
-if __name__ == "__main__":
-    _bench()
+    return unresolved(answer_of(text))

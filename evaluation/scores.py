@@ -6,9 +6,10 @@ family averages, paired comparison.
 * Interval over questions: Wilson's for a mean of zeros and ones (and where all are equal); else the
   percentile bootstrap (2,000 resamples, questions resampled within their group). Questions about
   one picture or video are treated as independent, so it is a little narrow there.
-* Rows that need a judge that was not given are unscored. They are neither right nor wrong, and the
-  others are not a fair sample, so the headline is then the range from "all of them wrong" to "all
-  of them right", and no average counts it.
+* Rows that need a judge that was not given are unscored; rows whose picture or video is missing are
+  not evaluated. They are neither right nor wrong, and the others are not a fair sample, so the
+  headline is then the range from "all of them wrong" to "all of them right", and no average counts
+  it.
 * compare: Appendix F.6. The benchmarks of a family are resampled 10,000 times, percentile 95 %
   interval of the mean paired difference; one resample is shared by all comparisons; wins are
   counted.
@@ -51,53 +52,53 @@ def wilson(k, n, z=1.959964):
 
 def interval(values, groups, macro, resamples=2000):
     """(95 % interval in percent, its method) over questions."""
-    if set(values) <= {0.0, 1.0} and (
-        not macro or len(set(values)) == 1
-    ):  # a bootstrap of equal values would claim certainty
+    distinct = set(values)
+    # groups of one question (--limit) can't be resampled; their mean is that of the questions
+    macro = macro and len(set(groups)) < len(groups)
+    # a bootstrap of equal values would claim certainty
+    if distinct <= {0.0, 1.0} and (not macro or len(distinct) == 1):
         return wilson(sum(values), len(values)), "Wilson"
     rng, by = np.random.default_rng(0), {}
     for value, group in zip(values, groups):
         by.setdefault(group if macro else "", []).append(value)
     total = np.zeros(resamples)
     for group in by.values():
-        distinct, counts = np.unique(
-            np.asarray(group, float), return_counts=True
-        )  # a resample is a multinomial draw of them
-        total += (
-            rng.multinomial(len(group), counts / len(group), size=resamples) @ distinct / len(group)
-        )
+        # a resample is a multinomial draw of the distinct values
+        distinct, counts = np.unique(np.asarray(group, float), return_counts=True)
+        draws = rng.multinomial(len(group), counts / len(group), size=resamples)
+        total += draws @ distinct / len(group)
     return [float(x) for x in np.percentile(100 * total / len(by), [2.5, 97.5])], "bootstrap"
 
 
-def summarize(bench, graded, records, paper=None, malformed=0):
+def summarize(bench, graded, records, paper=None, malformed=0, limited=0):
     """The row of one benchmark. graded: [(Item, Score)]; records: {id: response record}; paper:
-    {name: percent}.
+    {name: percent}; limited: whether only some data rows were asked for.
     """
     counted = [(i, s) for i, s in graded if s.how != "ignored"]
     scored = [(i, s.value) for i, s in counted if s.value is not None]
-    unscored, macro = len(counted) - len(scored), bench.mean == "macro"
-    groups = [i.group for i, _ in counted]
-
-    def headline(fill):
-        return mean([fill if s.value is None else s.value for _, s in counted], groups, macro)
-
-    score = None if unscored or not counted else headline(0.0)
-    ci, method = (
-        interval([v for _, v in scored], groups, macro) if score is not None else (None, None)
-    )
+    values, groups = [v for _, v in scored], [i.group for i, _ in counted]
+    macro = bench.mean == "macro"
     hows = [s.how for _, s in counted]
+    low, high = (
+        mean([fill if s.value is None else s.value for _, s in counted], groups, macro)
+        for fill in (0.0, 1.0)
+    )
+    whole = counted and len(scored) == len(counted)
+    ci, method = interval(values, groups, macro) if whole else (None, None)
     found = [records[i.id] for i, _ in counted]
+    also = bench.also(scored) if len(scored) == len(counted) else {}
     return {
         "name": bench.name,
         "title": bench.title,
         "family": bench.family,
-        "score": score,
+        "score": low if whole else None,
         "n": len(counted),
         "interval": ci,
         "interval_method": method,
-        "unscored": unscored,
-        "low": headline(0.0),
-        "high": headline(1.0),
+        "unscored": len(counted) - len(scored) - hows.count("missing"),
+        "missing": hows.count("missing"),
+        "low": low,
+        "high": high,
         "paper": (paper or {}).get(bench.name),
         "judged": hows.count("judged") + hows.count("malformed"),
         "malformed": malformed,
@@ -106,11 +107,9 @@ def summarize(bench, graded, records, paper=None, malformed=0):
         "ignored": len(graded) - len(counted),
         "truncated": sum(r.get("truncated", False) for r in found),
         "tokens": sum(r.get("tokens", 0) for r in found),
-        "also": {k: v for k, v in bench.also(scored).items() if v is not None}
-        if not unscored
-        else {},
+        "also": {k: v for k, v in also.items() if v is not None},
         "choice": bench.note,
-        "remarks": remarks(bench, [i for i, _ in graded]),
+        "remarks": remarks(bench, [i for i, _ in graded], limited),
     }
 
 
@@ -136,14 +135,21 @@ def averages(results):
 # ---- the paper's numbers -------------------------------------------------------------------------
 
 
+def paper_rows():
+    """{(student, method): {(family, benchmark): percent}}, without the averages."""
+    out = {}
+    with open(PAPER, newline="") as f:
+        for r in csv.DictReader(f):
+            if r["benchmark"] != "Avg":
+                row = out.setdefault((r["student"], r["method"]), {})
+                row[r["family"], r["benchmark"]] = float(r["accuracy_percent"])
+    return out
+
+
 def paper_results(student, method):
     """{benchmark: percent} of the paper; {} when it has no such row."""
-    with open(PAPER, newline="") as f:
-        return {
-            r["benchmark"]: float(r["accuracy_percent"])
-            for r in csv.DictReader(f)
-            if r["student"] == student and r["method"] == method and r["benchmark"] != "Avg"
-        }
+    row = paper_rows().get((student, method), {})
+    return {benchmark: percent for (_, benchmark), percent in row.items()}
 
 
 def guess(path):
@@ -157,15 +163,10 @@ def guess(path):
         m = re.search(r"(?<![\d.])(0\.8|2|4|9|27)b(?![a-z0-9])", str(text).lower())
         student = student or (f"{m[1]}b" if m else "")
     if config:
-        parts, name = (
-            [k for k in ("buffer", "bcq", "ncq") if config.get(k)],
-            config.get("method", "zppo"),
-        )
-        method = (
-            "zppo"
-            if len(parts) == 3
-            else "+".join(["grpo" if name in ("grpo", "zppo") else name, *parts])
-        )
+        parts = [k for k in ("buffer", "bcq", "ncq") if config.get(k)]
+        name = config.get("method", "zppo")
+        method = "+".join(["grpo" if name == "zppo" else name, *parts])
+        method = "zppo" if len(parts) == 3 else method
     return student, method
 
 
@@ -178,64 +179,47 @@ def num(x, sign=False):
     return "-" if x is None else f"{x:+.1f}" if sign else f"{x:.1f}"
 
 
-def cells(results, student="", method=""):
+TOLD = (
+    ("truncated", "cut"),
+    ("no_answer", "without an answer"),
+    ("unreadable", "unreadable"),
+    ("malformed", "malformed verdicts"),
+    ("ignored", "ignored"),
+)
+
+
+def cells(results):
     """The table as rows of strings under COLUMNS, family by family, each family's average last."""
-    out = []
-    means = averages(results)
+    out, means = [], averages(results)
     for family, title in FAMILIES.items():
-        rows = [r for r in results if r["family"] == family]
-        for r in rows:
-            ours = num(r["score"]) if not r["unscored"] else f"{r['low']:.1f} to {r['high']:.1f}"
-            ci = f"{r['interval'][0]:.1f} to {r['interval'][1]:.1f}" if r["interval"] else "-"
-            notes = [f"{r['unscored']} unscored: need --judge"] * bool(r["unscored"])
-            notes += [
-                f"{r[k]} {label}"
-                for k, label in (
-                    ("truncated", "cut"),
-                    ("no_answer", "without an answer"),
-                    ("unreadable", "unreadable"),
-                    ("malformed", "malformed verdicts"),
-                    ("ignored", "ignored"),
-                )
-                if r[k]
-            ]
-            gap = (
-                r["score"] - r["paper"]
-                if r["score"] is not None and r["paper"] is not None
-                else None
-            )
-            out.append(
-                [
-                    r["title"],
-                    ours,
-                    ci,
-                    str(r["n"]),
-                    num(r["paper"]),
-                    num(gap, True),
-                    "; ".join(notes + r["remarks"]),
-                ]
-            )
+        out += [_row(r) for r in results if r["family"] == family]
         if family in means:
             m = means[family]
-            gap = (
-                m["score"] - m["paper"]
-                if m["score"] is not None and m["paper"] is not None
-                else None
-            )
             # the paper's average is taken over the same benchmarks as ours, and said so when these
             # are not all
-            out.append(
-                [
-                    f"{title} average",
-                    num(m["score"]),
-                    "",
-                    "",
-                    num(m["paper"]),
-                    num(gap, True),
-                    f"{m['benchmarks']} of {m['of']} benchmarks" if family != "tiny" else "",
-                ]
-            )
+            of = f"{m['benchmarks']} of {m['of']} benchmarks" if family != "tiny" else ""
+            gap = difference(m["score"], m["paper"])
+            out.append([f"{title} average", num(m["score"]), "", "", num(m["paper"]), gap, of])
     return out
+
+
+def _row(r):
+    notes = []
+    if r["unscored"]:
+        notes.append(f"{r['unscored']} unscored: need --judge")
+    if r["missing"]:
+        notes.append(f"{r['missing']} not evaluated: no picture or video")
+    notes += [f"{r[key]} {label}" for key, label in TOLD if r[key]]
+    whole = not r["unscored"] and not r["missing"]
+    ours = num(r["score"]) if whole else f"{r['low']:.1f} to {r['high']:.1f}"
+    ci = f"{r['interval'][0]:.1f} to {r['interval'][1]:.1f}" if r["interval"] else "-"
+    gap = difference(r["score"], r["paper"])
+    remarks_ = "; ".join(notes + r["remarks"])
+    return [r["title"], ours, ci, str(r["n"]), num(r["paper"]), gap, remarks_]
+
+
+def difference(ours, paper):
+    return num(None if ours is None or paper is None else ours - paper, True)
 
 
 def filled(rows):
@@ -263,61 +247,43 @@ def heading(student, method):
 
 
 def terminal(results, missing=(), student="", method=""):
+    """The table for a terminal, what is missing below it."""
     rows = filled([heading(student, method), *cells(results)])
     width = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            x.ljust(w) if c in (0, 6) else x.rjust(w) for c, (x, w) in enumerate(zip(r, width))
-        ).rstrip()
-        for r in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
+
+    def padded(row):
+        cells = (
+            x.ljust(w) if c in (0, 6) else x.rjust(w) for c, (x, w) in enumerate(zip(row, width))
+        )
+        return "  ".join(cells).rstrip()
+
+    head, *lines = map(padded, rows)
+    rule = "-" * max(map(len, [head, *lines]))
     notes = choices(results)
-    return "\n".join([*lines, *["", *notes] * bool(notes), *missing])
+    return "\n".join([head, rule, *lines, *([""] if notes else []), *notes, *missing])
 
 
 def markdown(results, missing=(), student="", method=""):
+    """The table for results.md."""
     head, *rows = filled([heading(student, method), *cells(results)])
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "| " + " | ".join("---" if c in ("benchmark", "remarks") else "---:" for c in head) + " |",
-    ]
-    lines += [
-        "| " + " | ".join(f"**{x}**" if "average" in r[0] and x else x for x in r) + " |"
-        for r in rows
-    ]
-    return (
-        "\n".join([*lines, "", *[f"* {c}" for c in choices(results)], *[f"* {m}" for m in missing]])
-        + "\n"
-    )
+    sides = ["---" if c in ("benchmark", "remarks") else "---:" for c in head]
+    lines = [head, sides]
+    for r in rows:
+        lines.append([f"**{x}**" if "average" in r[0] and x else x for x in r])
+    lines = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([*lines, "", *(f"* {c}" for c in (*choices(results), *missing))]) + "\n"
 
 
 def as_csv(results):
+    """The numbers, a line a benchmark."""
     text = io.StringIO()
-    keys = (
-        "name",
-        "title",
-        "family",
-        "score",
-        "low",
-        "high",
-        "n",
-        "unscored",
-        "paper",
-        "interval_method",
-    )
+    keys = "name title family score low high n unscored missing paper interval_method".split()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*keys, "interval_low", "interval_high"])
     for r in results:
-        writer.writerow(
-            [
-                *[
-                    "" if r[k] is None else round(r[k], 3) if isinstance(r[k], float) else r[k]
-                    for k in keys
-                ],
-                *[round(x, 3) for x in r["interval"] or ()],
-            ]
-        )
+        values = [r[k] for k in keys] + list(r["interval"] or ())
+        values = ["" if v is None else v for v in values]
+        writer.writerow([round(v, 3) if isinstance(v, float) else v for v in values])
     return text.getvalue()
 
 
@@ -329,30 +295,17 @@ def read_scores(where):
     ("paper:0.8b:zppo"). Raises ValueError.
     """
     if str(where).startswith("paper:"):
-        _, student, method = (str(where).split(":") + ["", ""])[:3]
-        with open(PAPER, newline="") as f:
-            rows = list(csv.DictReader(f))
-        found = {
-            (r["family"], r["benchmark"]): float(r["accuracy_percent"])
-            for r in rows
-            if (r["student"], r["method"]) == (student, method) and r["benchmark"] != "Avg"
-        }
-        if not found:
-            raise ValueError(
-                f"{where}: the paper has no such row; students and methods: "
-                + ", ".join(sorted({f"{r['student']}:{r['method']}" for r in rows}))
-            )
-        return found
+        rows, (_, student, method) = paper_rows(), (str(where).split(":") + ["", ""])[:3]
+        if (student, method) not in rows:
+            names = ", ".join(sorted(f"{s}:{m}" for s, m in rows))
+            raise ValueError(f"{where}: the paper has no such row; students and methods: {names}")
+        return rows[student, method]
     file = Path(where) / "results.json" if Path(where).is_dir() else Path(where)
     if not file.is_file():
-        raise ValueError(
-            f"{file}: no such file; eval.py compare takes two folders that eval.py wrote, or paper:STUDENT:METHOD"
-        )
-    return {
-        (r["family"], r["name"]): r["score"]
-        for r in json.loads(file.read_text())["results"]
-        if r["score"] is not None
-    }
+        takes = "eval.py compare takes two folders that eval.py wrote, or paper:STUDENT:METHOD"
+        raise ValueError(f"{file}: no such file; {takes}")
+    rows = json.loads(file.read_text())["results"]
+    return {(r["family"], r["name"]): r["score"] for r in rows if r["score"] is not None}
 
 
 def compare(base, others, resamples=10_000, seed=0):
@@ -366,9 +319,8 @@ def compare(base, others, resamples=10_000, seed=0):
         names = sorted(n for f, n in common if f == family)
         if not names:
             continue
-        draw = rng.integers(
-            0, len(names), (resamples, len(names))
-        )  # one resample for all comparisons
+        # one resample for all comparisons
+        draw = rng.integers(0, len(names), (resamples, len(names)))
         for result, other in zip(out, others):
             diff = np.array([other[family, n] - base[family, n] for n in names])
             low, high = np.percentile(diff[draw].mean(1), [2.5, 97.5])
@@ -385,16 +337,17 @@ def compare(base, others, resamples=10_000, seed=0):
 def comparison(names, base, others):
     """The table of compare(). names: of the base and of the others."""
     lines = [
-        f"paired difference to {names[0]}, mean over benchmarks, 95 % benchmark bootstrap (10,000 resamples)",
+        f"paired difference to {names[0]}, mean over benchmarks, "
+        "95 % benchmark bootstrap (10,000 resamples)",
         f"{'':32s} {'family':10s} {'difference':>10s}  {'95 % interval':>17s}  {'wins':>8s}",
     ]
     for name, result in zip(names[1:], compare(base, others)):
         for family, r in result.items():
-            ties = f", {r['ties']} tie{'s' * (r['ties'] > 1)}" if r["ties"] else ""
-            lines.append(
-                f"{name[-32:]:32s} {FAMILIES[family]:10s} {r['difference']:+10.1f}  {r['interval'][0]:+7.1f} to {r['interval'][1]:+6.1f}"
-                f"  {r['wins']:>3d} of {r['n']:<2d}{ties}".rstrip()
-            )
+            ties = f", {r['ties']} tie{'s' if r['ties'] > 1 else ''}" if r["ties"] else ""
+            low, high = r["interval"]
+            row = f"{name[-32:]:32s} {FAMILIES[family]:10s} {r['difference']:+10.1f}"
+            row += f"  {low:+7.1f} to {high:+6.1f}  {r['wins']:>3d} of {r['n']:<2d}{ties}"
+            lines.append(row.rstrip())
     if len(lines) == 2:
         raise ValueError("the evaluations have no benchmark with a score in common")
     return "\n".join(lines)

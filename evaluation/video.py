@@ -12,6 +12,7 @@ with these, so they are in results.json. The paper does not say what it used.
     tokens=24576)
 """
 
+import glob
 import math
 import re
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluation.rows import Item, clean, options_of
-from evaluation.scorers import LETTERS
+from evaluation.rows import LETTERS, Item, clean, options_of
 
 TOKEN = 32 * 32  # pixels of one visual token: patch 16, merged 2 x 2
 
@@ -35,7 +35,7 @@ class Video:
     start: float | None = None
     end: float | None = None
     subtitles: str = ""
-    cut: tuple = ()  # files that hold the part alone: start and end must not be applied again
+    cut: tuple = ()  # files that hold the part alone; _START_END.mp4 may be left out
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -43,46 +43,28 @@ class Video:
 
 def mmvu(row, where):
     path = "videos/" + row["video"].split("videos/", 1)[1]  # stored as a full URL
-    chosen = row["question_type"] == "multiple-choice"  # open rows have five empty choices
-    options = tuple(clean(row["choices"][k]) for k in "ABCDE") if chosen else ()
-    return [
-        Item(
-            row["id"],
-            clean(row["question"]),
-            clean(row["answer"]),
-            options,
-            video=Video((path,)),
-            group="choice" if chosen else "open",
-            meta={"judge": "mmvu_choice" if chosen else "mmvu_open"},
-        )
-    ]
+    kind = "choice" if row["question_type"] == "multiple-choice" else "open"
+    # open rows have five empty choices
+    options = tuple(clean(row["choices"][k]) for k in "ABCDE") if kind == "choice" else ()
+    more = {"video": Video((path,)), "group": kind, "meta": {"judge": f"mmvu_{kind}"}}
+    return [Item(row["id"], clean(row["question"]), clean(row["answer"]), options, **more)]
 
 
+STAR = ("star/Charades_v1_480", "star/Charades_segment", True)
+CLEVRER = ("clevrer/video_validation", "clevrer/video_validation", False)
+PERCEPTION = ("perception/videos", "perception/videos", False)
 MVBENCH = {  # task: (folder on the main branch, folder on the `video` branch, has start and end)
-    **{
-        t: ("star/Charades_v1_480", "star/Charades_segment", True)
-        for t in ("action_sequence", "action_prediction", "object_interaction")
-    },
+    **dict.fromkeys(("action_sequence", "action_prediction", "object_interaction"), STAR),
     "action_localization": ("sta/sta_video", "sta/sta_video_segment", True),
     "episodic_reasoning": ("tvqa/frames_fps3_hq", "tvqa/video_fps3_hq_segment", True),
     "action_antonym": ("ssv2_video", "ssv2_video_mp4", False),
     "fine_grained_pose": ("nturgbd", "nturgbd_convert", False),
     "fine_grained_action": ("Moments_in_Time_Raw/videos", "Moments_in_Time_Raw/videos", False),
     "unexpected_action": ("FunQA_test/test", "FunQA_test/test", False),
-    **{
-        t: ("clevrer/video_validation", "clevrer/video_validation", False)
-        for t in (
-            "object_existence",
-            "moving_direction",
-            "moving_count",
-            "moving_attribute",
-            "counterfactual_inference",
-        )
-    },
-    **{
-        t: ("perception/videos", "perception/videos", False)
-        for t in ("object_shuffle", "action_count", "state_change", "character_order")
-    },
+    **dict.fromkeys(("object_existence", "moving_direction", "moving_count"), CLEVRER),
+    **dict.fromkeys(("moving_attribute", "counterfactual_inference"), CLEVRER),
+    **dict.fromkeys(("object_shuffle", "action_count"), PERCEPTION),
+    **dict.fromkeys(("state_change", "character_order"), PERCEPTION),
     "scene_transition": ("scene_qa/video", "scene_qa/video", False),
     "egocentric_navigation": ("vlnqa", "vlnqa", False),
 }
@@ -90,51 +72,33 @@ MVBENCH = {  # task: (folder on the main branch, folder on the `video` branch, h
 
 def mvbench(row, where):
     main, branch, bounded = MVBENCH[where.config]
-    if not any(
-        (where.root / p).is_dir() for p in (f"video/{main}", f"video/data0613/{main}", branch)
-    ):
-        # NTU RGB+D may not be distributed: fine_grained_pose is then left out, and said so
-        return []
+    mains = (f"video/{main}", f"video/data0613/{main}")
+    branches = (branch, f"video/{branch}")
+    if where.config == "fine_grained_pose":
+        # NTU RGB+D may not be distributed: the task is then left out, and said so
+        if not any((where.root / folder).is_dir() for folder in (*mains, *branches)):
+            return []
     name, options = row["video"], tuple(map(clean, row["candidates"]))
-    start, end = (row["start"], row["end"]) if bounded else (None, None)
-    stem = Path(name).stem
-    cut = (
-        (f"{branch}/{stem}_{start}_{end}.mp4",)
-        if bounded
-        else (f"{branch}/{name}", f"{branch}/{stem}.mp4")
-    )
-    video = Video((f"video/{main}/{name}", f"video/data0613/{main}/{name}"), start, end, cut=cut)
+    start, end = (float(row["start"]), float(row["end"])) if bounded else (None, None)
+    names = (Path(name).stem,) if bounded else (name, f"{Path(name).stem}.mp4")
+    cut = tuple(f"{folder}/{n}" for folder in branches for n in names)
+    video = Video(tuple(f"{folder}/{name}" for folder in mains), start, end, cut=cut)
     gold = LETTERS[options.index(clean(row["answer"]))]  # stored as the text of a candidate
-    return [
-        Item(
-            f"{where.config}-{where.index}",
-            clean(row["question"]),
-            gold,
-            options,
-            video=video,
-            group=where.config,
-        )
-    ]
+    id_, question = f"{where.config}-{where.index}", clean(row["question"])
+    return [Item(id_, question, gold, options, video=video, group=where.config)]
 
 
 def videomme(subtitles):
+    """The row function of Video-MME, with or without subtitles."""
+    folders, endings = ("data/", "", "videos/"), ("mp4", "MP4", "mkv")
+
     def row_items(row, where):
         name = row["videoID"]  # not video_id, which only groups rows
-        files = tuple(
-            f"{folder}{name}.{ext}"
-            for folder in ("data/", "", "videos/")
-            for ext in ("mp4", "MP4", "mkv")
-        )
-        return [
-            Item(
-                str(row["question_id"]),
-                clean(row["question"]),
-                row["answer"],
-                options_of(row["options"]),
-                group=row["duration"],
-                video=Video(files, subtitles=f"subtitle/{name}.srt" if subtitles else ""),
-            )
-        ]
+        files = tuple(f"{folder}{name}.{ext}" for folder in folders for ext in endings)
+        video = Video(files, subtitles=f"subtitle/{name}.srt" if subtitles else "")
+        question, options = clean(row["question"]), options_of(row["options"])
+        more = {"video": video, "group": row["duration"]}
+        return [Item(str(row["question_id"]), question, row["answer"], options, **more)]
 
     return row_items
 
@@ -142,71 +106,78 @@ def videomme(subtitles):
 DOMAINS = {
     "Art": "Art Art_Theory Design Music",
     "Business": "Accounting Economics Finance Manage Marketing",
-    "Engineering": "Agriculture Architecture_and_Engineering Computer_Science Electronics Energy_and_Power Materials Mechanical_Engineering",
+    "Engineering": "Agriculture Architecture_and_Engineering Computer_Science Electronics "
+    "Energy_and_Power Materials Mechanical_Engineering",
     "Humanities": "History Literature Psychology Sociology",
-    "Medicine": "Basic_Medical_Science Clinical_Medicine Diagnostics_and_Laboratory_Medicine Pharmacy Public_Health",
+    "Medicine": "Basic_Medical_Science Clinical_Medicine Diagnostics_and_Laboratory_Medicine "
+    "Pharmacy Public_Health",
     "Science": "Biology Chemistry Geography Math Physics",
 }
-DOMAIN_OF = {
-    subject: domain for domain, subjects in DOMAINS.items() for subject in subjects.split()
-}
+DOMAIN_OF = {subject: name for name, subjects in DOMAINS.items() for subject in subjects.split()}
 
 
 def videommmu(row, where):
     name = row["id"]
-    domain = DOMAIN_OF[
-        name.split("_", 1)[1].rsplit("_", 1)[0]
-    ]  # no video column: the id leads there
-    options = options_of(
-        row["options"] or []
-    )  # decides, not question_type (Accounting_13 has none)
-    golds = [clean(row["answer"])]
+    domain = DOMAIN_OF[name.split("_", 1)[1].rsplit("_", 1)[0]]  # no video column: the id leads
+    # options decide, not question_type (Accounting_13 has none)
+    options, golds = options_of(row["options"] or []), [clean(row["answer"])]
     if name == "validation_Math_15" and not options:
         golds = ["24/7", "3.43"]  # stored as a malformed list of these two
-    question = re.sub(
-        r"<\s*image\s*1?\s*>", "the picture at the end of the video", clean(row["question"])
-    )
+    picture = "the picture at the end of the video"
+    question = re.sub(r"<\s*image\s*1?\s*>", picture, clean(row["question"]))
     if where.config != "Adaptation":
         question += "\nIgnore the quiz in the last frame."
-    return [
-        Item(
-            f"{where.config}-{name}",
-            question,
-            golds[0],
-            options,
-            video=Video((f"{domain}/{name}.mp4",)),
-            group=where.config,
-            meta={"golds": golds},
-        )
-    ]
+    video = Video((f"{domain}/{name}.mp4",))
+    more = {"video": video, "group": where.config, "meta": {"golds": golds}}
+    return [Item(f"{where.config}-{name}", question, golds[0], options, **more)]
 
 
 # ---- frames --------------------------------------------------------------------------------------
 
 
 def find(files, roots):
+    """The first of `files` that exists under one of the roots, or None."""
     return next((root / f for f in files for root in roots if (root / f).exists()), None)
 
 
-def sample(video, roots, fps=2.0, max_frames=768, tokens=24_576):
-    """(PIL frames, their times in seconds) of a Video. Raises ValueError when it is missing or does
-    not decode.
+_BOUNDS = re.compile(r"_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)\.\w+$")
+
+
+def locate(video, roots):
+    """(path, start, end) of what is there of a Video: the whole of it, else the part cut out. A cut
+    file has its bounds in its name, compared as numbers: 5 and 5.0 are both written. Raises
+    FileNotFoundError.
     """
-    path, start, end = find(video.files, roots), video.start, video.end
+    if path := find(video.files, roots):
+        return path, video.start, video.end
+    path = find(video.cut, roots)
+    if path is None and video.start is not None:
+        path = next(_cut_out(video, roots), None)
     if path is None:
-        path, start, end = find(video.cut, roots), None, None
-    if path is None:
-        raise ValueError(
-            f"there is no {' or '.join(video.files[:1] + video.cut[:1])} under {roots[0]}"
-        )
-    frames, times = (
-        _folder(path, start, end, fps, max_frames)
-        if path.is_dir()
-        else _file(path, start, end, fps, max_frames)
-    )
-    budget = (
-        min(768, max(128, 2 * tokens // len(frames))) * TOKEN
-    )  # two frames share a temporal patch
+        names = " or ".join(video.files[:1] + video.cut[:1])
+        raise FileNotFoundError(f"there is no {names} under {roots[0]}")
+    return path, None, None
+
+
+def _cut_out(video, roots):
+    for stem in video.cut:
+        for root in roots:
+            folder, name = (root / stem).parent, Path(stem).name
+            for file in sorted(folder.glob(f"{glob.escape(name)}_*")):
+                m = _BOUNDS.fullmatch(file.name[len(name) :])
+                if m and abs(float(m[1]) - video.start) + abs(float(m[2]) - video.end) < 0.01:
+                    yield file
+
+
+def sample(video, roots, fps=2.0, max_frames=768, tokens=24_576):
+    """(PIL frames, their times in seconds) of a Video. Raises FileNotFoundError when it is missing,
+    ValueError when it does not decode.
+    """
+    path, start, end = locate(video, roots)
+    read = _folder if path.is_dir() else _file
+    frames, times = read(path, start, end, fps, max_frames)
+    # two frames share a temporal patch
+    budget = min(768, max(128, 2 * tokens // len(frames))) * TOKEN
     return [fit(f, 0, budget) for f in frames], times
 
 
@@ -231,26 +202,30 @@ def _file(path, start, end, fps, max_frames):
             if not total:  # some webm say neither
                 total = sum(1 for _ in container.decode(stream))
                 container.seek(0)
+            # bounds can lie behind the end
             first = min(int((start or 0) * rate), total - 1)
-            last = (
-                min(int(end * rate), total - 1) if end else total - 1
-            )  # bounds can lie behind the end
+            last = min(int(end * rate), total - 1) if end else total - 1
             want = indices(first, max(first, last), rate, fps, max_frames)
-            got, latest, wanted = {}, None, set(want)
-            for k, frame in enumerate(container.decode(stream)):
-                latest = k, frame
-                if k in wanted:
-                    got[k] = frame.to_image()
-                if k >= want[-1]:
-                    break
+            got = _decode(container.decode(stream), want)
     except (OSError, av.FFmpegError, IndexError) as e:
         raise ValueError(f"{path} does not decode ({e})") from e
-    if latest is None:
+    if not got:
         raise ValueError(f"{path} has no frames")
-    if latest[0] < want[-1]:  # the header promised more than there is: keep the real end
-        got[latest[0]] = latest[1].to_image()
     kept = [min(got, key=lambda g: abs(g - k)) for k in want]
     return [got[k] for k in kept], [k / rate for k in kept]
+
+
+def _decode(frames, want):
+    """{number: picture} of the wanted frames; of a video that ends early also its last one."""
+    got, wanted, number, frame = {}, set(want), -1, None
+    for number, frame in enumerate(frames):
+        if number in wanted:
+            got[number] = frame.to_image()
+        if number >= want[-1]:
+            return got
+    if frame is not None:  # the header promised more than there is: keep the real end
+        got[number] = frame.to_image()
+    return got
 
 
 def _folder(path, start, end, fps, max_frames):
@@ -295,9 +270,8 @@ def subtitle_lines(text, times):
             continue
         v = list(map(int, m.groups()))
         start, end = (v[i] * 3600 + v[i + 1] * 60 + v[i + 2] + v[i + 3] / 1000 for i in (0, 4))
-        line = " ".join(
-            re.sub(r"<[^>]+>|\{\\[^}]*\}", "", block[m.end() :]).replace("\\N", " ").split()
-        )
+        line = re.sub(r"<[^>]+>|\{\\[^}]*\}", "", block[m.end() :])
+        line = " ".join(line.replace("\\N", " ").split())
         if line and any(start < t < end for t in times):
             out.append(line)
     return " ".join(out)
@@ -308,7 +282,7 @@ def with_subtitles(question, video, roots, times):
     alone (as Qwen's script has it).
     """
     path = find((video.subtitles,), roots) if video.subtitles else None
-    lines = (
-        subtitle_lines(path.read_text(encoding="utf-8", errors="replace"), times) if path else ""
-    )
+    if path is None:
+        return question
+    lines = subtitle_lines(path.read_text(encoding="utf-8", errors="replace"), times)
     return f"The subtitles of the video:\n{lines}\n\n{question}" if lines else question

@@ -29,7 +29,7 @@ from distributed import init_student_rank, open_store
 from engines import open_engine
 from engines.base import default_kind
 from engines.client import ClientEngine
-from engines.server import own_host, run_teacher_server, vllm_server
+from engines.server import own_host, run_teacher_server, visible_gpus, vllm_server
 from eval import SPLITS, evaluate_on_all_ranks
 from policy import shard_policy
 from records import Method
@@ -344,7 +344,7 @@ def serve_teacher(cfg, who):
         )
     check_gpu(cfg)
     store = open_store(cfg.timeout)
-    gpus = [who.local_rank] if cfg.device == "cuda" else None
+    gpus = [visible_gpus()[who.local_rank]] if cfg.device == "cuda" else None
     host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
     log = Path(os.environ.get("TMPDIR", "/tmp")) / f"zppo-teacher-{os.getpid()}.log"
     room = plan.teacher_room(cfg, beside=False)

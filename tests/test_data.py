@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from question_fixtures import GOOD, png, raw_png, write
 
-import model
+import processor
 from data import (
     Question,
     QuestionCheck,
@@ -287,7 +287,7 @@ def test_the_order_passes_over_bad_rows_and_keeps_its_place(late, lm):
 def test_the_check_is_the_length_of_the_prompt(lm, text, most, picture):
     image = (Image.new("RGB", (40, 70)),) if picture else ()
     q, check = Question("q", text, "1", image), QuestionCheck(lm, most)
-    tokens = model.length(lm, encode(lm, text + CLOSER, image))
+    tokens = processor.length(lm, encode(lm, text + CLOSER, image))
     assert check.tokens(q, "here") == tokens
     if tokens <= most:
         check(q, "here")
@@ -358,7 +358,7 @@ def test_max_pixels_is_what_is_measured(tmp_path, lm):
     [q] = open_questions(write(tmp_path, {**GOOD, "image": "a.png"}))
     for most in (0, 60 * 60):
         images = decode(q.images, q.id, most)
-        want = model.length(lm, encode(lm, q.question + CLOSER, images))
+        want = processor.length(lm, encode(lm, q.question + CLOSER, images))
         assert QuestionCheck(lm, 999, max_pixels=most).tokens(q, "") == want
     assert QuestionCheck(lm, 999).tokens(q, "") > want
 

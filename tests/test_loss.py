@@ -1,12 +1,9 @@
-"""Advantages, policy loss, chunked log-probs, JSD, and the token-level mean through train.update.
+"""Advantages, policy loss, chunked log-probs, Jensen-Shannon divergence.
 
 python -m pytest tests/test_loss.py
 """
 
 import math
-import random
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loss
-import model
-import train
-from config import flags
-from distributed import World
-from engines.hf import HFEngine
 from loss import advantages, chunked_logp, jsd_sum, policy_loss_sum, tis_weight
-from policy import Policy
-from runtime.metrics import Clock
 
 # ---- advantages (Eqs. 2-3) -----------------------------------------------------------------------
 
@@ -30,39 +20,39 @@ from runtime.metrics import Clock
 REWARDS, IDS = [1, 0, 0, 0, 1, 1], [7, 7, 7, 7, 8, 8]
 
 
-@pytest.mark.parametrize(
-    "norm, std", [("nonzero", math.sqrt(0.75 / 4)), ("all", math.sqrt(0.75 / 6)), ("none", 1.0)]
-)
-def test_advantages_by_hand(norm, std):
-    want = [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std, 0.0, 0.0]
+@pytest.mark.parametrize("norm, variance", [("nonzero", 0.75 / 4), ("all", 0.75 / 6), ("none", 1)])
+def test_advantages_by_hand(norm, variance):
+    want = [a / math.sqrt(variance) for a in (0.75, -0.25, -0.25, -0.25, 0.0, 0.0)]
     assert advantages(REWARDS, IDS, norm).tolist() == pytest.approx(want, rel=1e-6)
 
 
 def test_one_standard_deviation_for_all_groups():
     # A' = 1/2 -1/2 | 3/4 -1/4 -1/4 -1/4: squares 1/2 + 3/4 over 6 samples. Per-group scaling would
     # give 1, -1 first.
-    std = math.sqrt(1.25 / 6)
-    assert advantages([1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]).tolist() == pytest.approx(
-        [0.5 / std, -0.5 / std, 0.75 / std, *[-0.25 / std] * 3], rel=1e-6
-    )
+    want = [a / math.sqrt(1.25 / 6) for a in (0.5, -0.5, 0.75, -0.25, -0.25, -0.25)]
+    got = advantages([1, 0, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]).tolist()
+    assert got == pytest.approx(want, rel=1e-6)
 
 
 def test_with_zero_is_without_zero_over_root_f_by_hand():
     # One live group of four, f = 1/4. Without the flat ones the std is 1/2: advantages 1, -1. Over
     # all eight samples the squares 1/4 + 1/4 give a std of 1/4: 2, -2.
     rewards, ids = [1, 0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 2, 2, 3, 3]
-    assert advantages(rewards, ids, "nonzero").tolist() == pytest.approx(
-        [1, -1] + [0] * 6, abs=1e-7
-    )
-    assert advantages(rewards, ids, "all").tolist() == pytest.approx([2, -2] + [0] * 6, abs=1e-7)
-    assert advantages(rewards, ids, "none").tolist() == [0.5, -0.5] + [0] * 6
+    for norm, a in (("nonzero", 1), ("all", 2), ("none", 0.5)):
+        want = [a, -a] + [0] * 6
+        assert advantages(rewards, ids, norm).tolist() == pytest.approx(want, abs=1e-7)
 
 
-equal_groups = st.integers(2, 6).flatmap(
-    lambda n: st.lists(
-        st.lists(st.sampled_from([0.0, 1.0]), min_size=n, max_size=n), min_size=1, max_size=8
-    )
-)
+def rewards_of(n, values=(0.0, 1.0)):
+    return st.lists(st.sampled_from(values), min_size=n, max_size=n)
+
+
+equal_groups = st.integers(2, 6).flatmap(lambda n: st.lists(rewards_of(n), min_size=1, max_size=8))
+
+
+def flat(groups):
+    """(rewards, group ids) of lists of rewards."""
+    return [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g]
 
 
 @given(equal_groups)
@@ -70,17 +60,14 @@ def test_with_zero_is_without_zero_over_root_f(groups):
     """Eqs. 4-6: with equal group sizes and a share f of non-trivial groups, A(all) sqrt(f) =
     A(nonzero).
     """
-    rewards, ids = [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g]
     f = sum(len(set(g)) > 1 for g in groups) / len(groups)
-    with_zero, without = (advantages(rewards, ids, norm, eps=0.0) for norm in ("all", "nonzero"))
+    with_zero, without = (advantages(*flat(groups), norm, eps=0.0) for norm in ("all", "nonzero"))
     assert torch.allclose(with_zero * math.sqrt(f), without, rtol=1e-12, atol=1e-12)
 
 
 @given(equal_groups)
 def test_advantages_are_standardized(groups):
-    a = advantages(
-        [r for g in groups for r in g], [i for i, g in enumerate(groups) for _ in g], eps=0.0
-    )
+    a = advantages(*flat(groups), eps=0.0)
     live = torch.tensor([len(set(g)) > 1 for g in groups for _ in g])
     assert (a[~live] == 0).all()
     if live.any():
@@ -88,11 +75,10 @@ def test_advantages_are_standardized(groups):
         assert float((a[live] ** 2).mean()) == pytest.approx(1)
 
 
-@given(
-    st.sampled_from([0.1, 0.3, 0.7, 1 / 3, 2 / 3, 0.9]),
-    st.integers(2, 12),
-    st.sampled_from(loss.NORMS),
-)
+fractions = st.sampled_from([0.1, 0.3, 0.7, 1 / 3, 2 / 3, 0.9])
+
+
+@given(fractions, st.integers(2, 12), st.sampled_from(loss.NORMS))
 def test_equal_fractional_rewards_are_exactly_trivial(r, n, norm):
     # sum([0.1] * 3) / 3 != 0.1: a floating-point spread would turn rounding into advantages
     a = advantages([r] * n + [1.0, 0.0], [0] * n + [1, 1], norm).tolist()
@@ -118,9 +104,7 @@ def test_the_same_question_twice_is_two_groups():
     assert advantages([1, 0, 0, 0], [3, 3, 9, 9]).tolist() == pytest.approx([1, -1, 0, 0], abs=1e-7)
 
 
-@given(
-    st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=9, max_size=9), st.permutations(range(9))
-)
+@given(rewards_of(9, (0.0, 0.25, 1.0)), st.permutations(range(9)))
 def test_order_of_samples_does_not_matter(rewards, order):
     ids = [5, 5, 5, 2, 2, 2, 11, 11, 11]
     straight = advantages(rewards, ids)
@@ -130,20 +114,16 @@ def test_order_of_samples_does_not_matter(rewards, order):
 
 @pytest.mark.parametrize("norm", loss.NORMS)
 def test_arguments_are_not_written_to(norm):
-    rewards, ids = (
-        torch.tensor(REWARDS, dtype=torch.float64),
-        torch.tensor(IDS),
-    )  # float64: a view would be shared
-    before = rewards.clone(), ids.clone()
-    advantages(rewards, ids, norm)
-    assert torch.equal(rewards, before[0]) and torch.equal(ids, before[1])
-
-    logp, old, adv = (torch.randn(5) for _ in range(3))
-    hidden, head, tokens = torch.randn(5, 3), torch.randn(7, 3), torch.arange(5)
-    copies = [x.clone() for x in (logp, old, adv, hidden, head, tokens)]
-    policy_loss_sum(logp, old, adv)
-    chunked_logp(hidden, head, tokens, torch.tensor([6]), 0.7, 2)
-    assert all(torch.equal(a, b) for a, b in zip((logp, old, adv, hidden, head, tokens), copies))
+    # float64: a view would be shared
+    of_advantages = torch.tensor(REWARDS, dtype=torch.float64), torch.tensor(IDS)
+    of_loss = [torch.randn(5) for _ in range(3)]
+    of_logp = torch.randn(5, 3), torch.randn(7, 3), torch.arange(5)
+    given_ = [*of_advantages, *of_loss, *of_logp]
+    copies = [x.clone() for x in given_]
+    advantages(*of_advantages, norm)
+    policy_loss_sum(*of_loss)
+    chunked_logp(*of_logp, torch.tensor([6]), 0.7, 2)
+    assert all(torch.equal(a, b) for a, b in zip(given_, copies))
 
 
 # ---- policy loss ---------------------------------------------------------------------------------
@@ -173,9 +153,8 @@ def test_policy_loss_and_gradient_by_hand():
     assert stats == {"tokens": 9, "clipped": 2, "dual_clipped": 1, "ratio_max": pytest.approx(20.0)}
     for row in TOKENS:  # a sum: each token's loss stands alone
         r, a = torch.tensor([row[0]]), torch.tensor([row[1]])
-        assert float(policy_loss_sum(r.log(), torch.zeros(1), a)[0]) == pytest.approx(
-            row[2], rel=1e-5
-        )
+        alone, _ = policy_loss_sum(r.log(), torch.zeros(1), a)
+        assert float(alone) == pytest.approx(row[2], rel=1e-5)
 
 
 def test_clip_bounds_are_arguments():
@@ -189,21 +168,16 @@ def test_policy_loss_of_no_tokens():
     logp = torch.zeros(0, requires_grad=True)
     total, stats = policy_loss_sum(logp, torch.zeros(0), torch.zeros(0))
     total.backward()
-    assert float(total.detach()) == 0 and stats == {
-        "tokens": 0,
-        "clipped": 0,
-        "dual_clipped": 0,
-        "ratio_max": 1.0,
-    }
+    assert float(total.detach()) == 0
+    assert stats == {"tokens": 0, "clipped": 0, "dual_clipped": 0, "ratio_max": 1.0}
 
 
 def test_truncated_importance_weights_by_hand():
     old = torch.tensor([0.5, 0.2, 0.9, 1.0]).log()
     sampler = torch.tensor([0.5, 0.4, 0.1, 1e-30]).log().requires_grad_()
     weight = tis_weight(old, sampler, 2.0)
-    assert (
-        weight.tolist() == pytest.approx([1.0, 0.5, 2.0, 2.0]) and not weight.requires_grad
-    )  # 9 and 1e30 are capped
+    assert weight.tolist() == pytest.approx([1.0, 0.5, 2.0, 2.0])  # 9 and 1e30 are capped
+    assert not weight.requires_grad
     assert tis_weight(old, sampler.detach(), 10.0).tolist() == pytest.approx([1.0, 0.5, 9.0, 10.0])
 
 
@@ -214,22 +188,22 @@ def test_weights_multiply_the_loss_of_a_token_and_carry_no_gradient():
     weight = torch.tensor([0.5, 4.0], requires_grad=True)
     total, stats = policy_loss_sum(logp, torch.zeros(2), adv, weight=weight)
     total.backward()
-    assert (
-        float(total.detach()) == pytest.approx(11)
-        and logp.grad.tolist() == [-1.0, 12.0]
-        and weight.grad is None
-    )
-    assert (
-        stats == policy_loss_sum(logp, torch.zeros(2), adv)[1]
-    )  # what was clipped does not depend on it
+    assert float(total.detach()) == pytest.approx(11) and logp.grad.tolist() == [-1.0, 12.0]
+    assert weight.grad is None
+    # what was clipped does not depend on it
+    assert stats == policy_loss_sum(logp, torch.zeros(2), adv)[1]
     # after the dual clip: ratio 20 and advantage -1 cost 10, and 5 at weight 1/2
-    total, _ = policy_loss_sum(
-        torch.tensor([20.0]).log(), torch.zeros(1), -torch.ones(1), weight=torch.tensor([0.5])
-    )
-    assert float(total) == pytest.approx(5)
+    token = torch.tensor([20.0]).log(), torch.zeros(1), -torch.ones(1)
+    assert float(policy_loss_sum(*token, weight=torch.tensor([0.5]))[0]) == pytest.approx(5)
 
 
 # ---- chunked log-probs ---------------------------------------------------------------------------
+
+
+def leaves():
+    """(7, 5) hidden states and an (11, 5) head, always the same, that want a gradient."""
+    seeds = {n: torch.Generator().manual_seed(n) for n in (7, 11)}
+    return (torch.randn(n, 5, generator=g).requires_grad_() for n, g in seeds.items())
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8, 4096])
@@ -241,10 +215,7 @@ def test_chunked_is_naive_in_value_and_gradient(chunk, banned, temperature):
     banned = None if banned is None else torch.tensor(banned, dtype=torch.long)
     results = []
     for chunked in (True, False):
-        hidden, head = (
-            torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_()
-            for n in (7, 11)
-        )
+        hidden, head = leaves()
         if chunked:
             logp, entropy = chunked_logp(hidden, head, tokens, banned, temperature, chunk)
         else:
@@ -262,16 +233,12 @@ def test_chunked_is_naive_in_value_and_gradient(chunk, banned, temperature):
 
 def test_never_more_than_a_chunk_of_logits(monkeypatch):
     rows, real = [], loss._chunk_logits
-    monkeypatch.setattr(
-        loss, "_chunk_logits", lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest)
-    )
+    seen = lambda hidden, *rest: rows.append(len(hidden)) or real(hidden, *rest)
+    monkeypatch.setattr(loss, "_chunk_logits", seen)
     hidden = torch.randn(10, 4, requires_grad=True)
     chunked_logp(hidden, torch.randn(6, 4), torch.arange(10) % 6, chunk=4)[0].sum().backward()
-    assert rows[:3] == [4, 4, 2] and sorted(rows[3:]) == [
-        2,
-        4,
-        4,
-    ]  # forward, then each once more in the backward
+    # forward, then each once more in the backward
+    assert rows[:3] == [4, 4, 2] and sorted(rows[3:]) == [2, 4, 4]
 
 
 def test_chunked_logp_of_nothing_keeps_the_graph():
@@ -283,25 +250,18 @@ def test_chunked_logp_of_nothing_keeps_the_graph():
 
 def test_entropy_and_banned_ids_by_hand():
     # four equal logits, one banned: three tokens of probability 1/3
-    logp, entropy = chunked_logp(
-        torch.ones(4, 1), torch.ones(4, 1), torch.arange(4), banned=torch.tensor([3])
-    )
-    assert logp[:3].tolist() == pytest.approx([-math.log(3)] * 3) and float(
-        entropy[0]
-    ) == pytest.approx(math.log(3))
+    ones, third = torch.ones(4, 1), math.log(3)
+    logp, entropy = chunked_logp(ones, ones, torch.arange(4), banned=torch.tensor([3]))
+    assert logp[:3].tolist() == pytest.approx([-third] * 3)
+    assert float(entropy[0]) == pytest.approx(third)
     assert float(logp[3].exp()) == 0.0  # banned: probability 0, even when asked for
     # logits ln 2 and 0: 2/3 and 1/3, entropy ln 3 - 2/3 ln 2
-    logp, entropy = chunked_logp(
-        torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0])
-    )
-    assert float(logp) == pytest.approx(math.log(2 / 3)) and float(entropy) == pytest.approx(
-        math.log(3) - 2 / 3 * math.log(2)
-    )
+    one = torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0])
+    logp, entropy = chunked_logp(*one)
+    assert float(logp) == pytest.approx(math.log(2 / 3))
+    assert float(entropy) == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
     # temperature 1/2 doubles the logits: 4/5
-    logp, _ = chunked_logp(
-        torch.ones(1, 1), torch.tensor([[math.log(2)], [0.0]]), torch.tensor([0]), temperature=0.5
-    )
-    assert float(logp) == pytest.approx(math.log(4 / 5))
+    assert float(chunked_logp(*one, temperature=0.5)[0]) == pytest.approx(math.log(4 / 5))
 
 
 def test_softmax_is_fp32_even_of_bf16():
@@ -316,15 +276,9 @@ def test_written_out_gradient_is_autograds():
     """In float64, against finite differences: banned ids, a temperature, chunks that do not divide,
     an unused entropy.
     """
-    hidden, head = (
-        torch.randn(5, 4).double().requires_grad_(),
-        torch.randn(6, 4).double().requires_grad_(),
-    )
-    tokens, weights, banned = (
-        torch.tensor([0, 5, 2, 2, 4]),
-        torch.randn(5).double(),
-        torch.tensor([1, 3]),
-    )
+    hidden, head = (torch.randn(n, 4).double().requires_grad_() for n in (5, 6))
+    tokens, banned = torch.tensor([0, 5, 2, 2, 4]), torch.tensor([1, 3])
+    weights = torch.randn(5).double()
 
     def plain(h, w):
         logits = (h @ w.T / 0.7).index_fill(-1, banned, -math.inf)
@@ -333,9 +287,7 @@ def test_written_out_gradient_is_autograds():
     want = torch.autograd.grad((plain(hidden, head) * weights).sum(), (hidden, head))
     for entropy in (True, False):
         logp, _ = chunked_logp(hidden, head, tokens, banned, 0.7, chunk=2, entropy=entropy)
-        assert (
-            float((logp - plain(hidden, head)).detach().abs().max()) < 1e-5
-        )  # logp comes as float32
+        assert float((logp - plain(hidden, head)).detach().abs().max()) < 1e-5  # logp is float32
         for a, b in zip(torch.autograd.grad((logp * weights).sum(), (hidden, head)), want):
             assert float((a - b).abs().max()) < 1e-5
     assert not chunked_logp(hidden, head, tokens)[1].requires_grad
@@ -360,10 +312,9 @@ def naive_jsd(student, student_head, teacher, teacher_head, banned, temperature)
     V = min(len(student_head), len(teacher_head))
     keep = torch.ones(V, dtype=torch.bool)
     keep[[i for i in banned if i < V]] = False
-    p, q = (
-        torch.softmax((h.double() @ w[:V][keep].double().T) / temperature, -1)
-        for h, w in ((student, student_head), (teacher, teacher_head))
-    )
+    pairs = (student, student_head), (teacher, teacher_head)
+    logits = ((h.double() @ w[:V][keep].double().T) / temperature for h, w in pairs)
+    p, q = (torch.softmax(some, -1) for some in logits)
     m = (p + q) / 2
     return ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
 
@@ -374,9 +325,8 @@ def test_jsd_by_hand():
     got = jsd([(0.5, 0.5), (0.9, 0.1)], [(0.9, 0.1), (0.5, 0.5)])
     assert got.tolist() == pytest.approx([0.101749] * 2, abs=1e-6)  # symmetric
     # temperature 2 turns (.9, .1) into odds of 3: (.75, .25), m = (.625, .375)
-    want = 0.25 * (math.log(0.8) + math.log(4 / 3)) + 0.5 * (
-        0.75 * math.log(1.2) + 0.25 * math.log(2 / 3)
-    )
+    want = 0.25 * (math.log(0.8) + math.log(4 / 3))
+    want += 0.5 * (0.75 * math.log(1.2) + 0.25 * math.log(2 / 3))
     assert float(jsd([(0.5, 0.5)], [(0.9, 0.1)], temperature=2.0)) == pytest.approx(want, abs=1e-6)
     # the third id banned: the first two are renormalized to the example above
     banned = jsd([(0.2, 0.2, 0.6)], [(0.45, 0.05, 0.5)], banned=torch.tensor([2]), temperature=1.0)
@@ -393,9 +343,8 @@ def test_jsd_is_within_its_bounds_and_symmetric(logits):
 def test_jsd_of_equals_is_exactly_zero_and_of_strangers_ln_2():
     torch.manual_seed(0)
     hidden, head = torch.randn(6, 4).requires_grad_(), torch.randn(50, 4)
-    total, values = jsd_sum(
-        hidden, head, hidden.detach(), head, banned=torch.tensor([3]), temperature=0.5
-    )
+    options = {"banned": torch.tensor([3]), "temperature": 0.5}
+    total, values = jsd_sum(hidden, head, hidden.detach(), head, **options)
     total.backward()
     assert float(total.detach()) == 0 and (values == 0).all() and (hidden.grad == 0).all()
     far = torch.tensor([[300.0, 0.0, -300.0]]).requires_grad_()  # exp(-300) is 0 in float32
@@ -412,43 +361,29 @@ def test_chunked_jsd_is_naive_in_value_and_gradient(chunk, banned, temperature):
     gradient also of the head.
     """
     torch.manual_seed(0)
-    results = []
-    shared = [torch.randn(7, 3), torch.randn(13, 3)]
-    for chunked in (True, False):
-        teacher = [x.clone().requires_grad_() for x in shared]
-        hidden, head = (
-            torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_()
-            for n in (7, 11)
-        )
-        if chunked:
-            total, values = jsd_sum(
-                hidden, head, *teacher, torch.tensor(banned, dtype=torch.long), temperature, chunk
-            )
-            assert not values.requires_grad and float(total.detach()) == pytest.approx(
-                float(values.sum())
-            )
-        else:
-            values = naive_jsd(hidden, head, *[x.detach() for x in teacher], banned, temperature)
-            total = values.sum()
-        total.backward()
-        assert not chunked or all(x.grad is None for x in teacher)  # the teacher is a constant
-        results.append((values.detach().float(), hidden.grad, head.grad))
-    for ours, naive in zip(*results):
-        assert torch.allclose(ours, naive, rtol=1e-4, atol=1e-6)
+    teacher = [torch.randn(n, 3).requires_grad_() for n in (7, 13)]
+    rest = torch.tensor(banned, dtype=torch.long), temperature, chunk
+    hidden, head = leaves()
+    total, values = jsd_sum(hidden, head, *teacher, *rest)
+    assert not values.requires_grad and float(total.detach()) == pytest.approx(float(values.sum()))
+    total.backward()
+    assert all(x.grad is None for x in teacher)  # the teacher is a constant
+    plain = list(leaves())
+    naive = naive_jsd(*plain, *[x.detach() for x in teacher], banned, temperature)
+    naive.sum().backward()
+    pairs = (
+        (values, naive.detach().float()),
+        (hidden.grad, plain[0].grad),
+        (head.grad, plain[1].grad),
+    )
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs)
     with torch.no_grad():  # and without a graph
-        assert torch.equal(
-            jsd_sum(
-                hidden, head, *teacher, torch.tensor(banned, dtype=torch.long), temperature, chunk
-            )[1],
-            results[0][0],
-        )
+        assert torch.equal(jsd_sum(hidden, head, *teacher, *rest)[1], values)
 
 
 def test_jsd_gradient_is_the_slope_by_finite_differences():
     torch.manual_seed(1)
-    hidden, head, teacher, teacher_head = (
-        torch.randn(*shape) for shape in ((3, 4), (6, 4), (3, 4), (6, 4))
-    )
+    hidden, head, teacher, teacher_head = (torch.randn(n, 4) for n in (3, 6, 3, 6))
     live = hidden.clone().requires_grad_()
     jsd_sum(live, head, teacher, teacher_head, torch.tensor([5]))[0].backward()
     slope, h = torch.zeros(3, 4, dtype=torch.float64), 1e-6
@@ -456,29 +391,20 @@ def test_jsd_gradient_is_the_slope_by_finite_differences():
         for j in range(4):
             step = torch.zeros(3, 4, dtype=torch.float64)
             step[i, j] = h
-            up, down = (
-                naive_jsd(hidden.double() + s, head, teacher, teacher_head, [5], 1.0).sum()
-                for s in (step, -step)
-            )
+            moved = (hidden.double() + s for s in (step, -step))
+            up, down = (naive_jsd(h, head, teacher, teacher_head, [5], 1.0).sum() for h in moved)
             slope[i, j] = (up - down) / (2 * h)
     assert torch.allclose(live.grad.double(), slope, atol=1e-6)
 
 
 def test_never_more_than_a_chunk_of_logits_for_jsd(monkeypatch):
     rows, mask = [], loss.mask_logits
-    monkeypatch.setattr(
-        loss, "mask_logits", lambda logits, banned: rows.append(len(logits)) or mask(logits, banned)
-    )
+    seen = lambda logits, banned: rows.append(len(logits)) or mask(logits, banned)
+    monkeypatch.setattr(loss, "mask_logits", seen)
     hidden = torch.randn(10, 4, requires_grad=True)
     jsd_sum(hidden, torch.randn(6, 4), torch.randn(10, 4), torch.randn(6, 4), chunk=4)[0].backward()
-    assert rows[:6] == [4, 4, 4, 4, 2, 2] and sorted(rows[6:]) == [
-        2,
-        2,
-        4,
-        4,
-        4,
-        4,
-    ]  # student and teacher, then again
+    # student and teacher, then again
+    assert rows[:6] == [4, 4, 4, 4, 2, 2] and sorted(rows[6:]) == [2, 2, 4, 4, 4, 4]
 
 
 def test_jsd_of_nothing_keeps_the_graph():
@@ -486,164 +412,3 @@ def test_jsd_of_nothing_keeps_the_graph():
     total, values = jsd_sum(hidden, torch.zeros(6, 4), torch.zeros(0, 3), torch.zeros(6, 3))
     total.backward()
     assert len(values) == 0 and float(total.detach()) == 0 and hidden.grad.shape == (0, 4)
-
-
-# ---- through the model: one mean over the tokens of a minibatch ----------------------------------
-
-
-def gradient(lm, groups, adv, cfg):
-    """The gradient that train.update leaves for one update (learning rate 0), by parameter name,
-    and its numbers.
-    """
-    numbers = train.update(
-        bare_run(lm, torch.optim.SGD(lm.net.parameters(), lr=0.0), cfg), groups, adv, Clock()
-    )
-    return {
-        name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None
-    }, numbers
-
-
-def bare_run(lm, optimizer, cfg):
-    """What update() needs of a run.Run."""
-    return SimpleNamespace(
-        cfg=cfg,
-        world=World(),
-        rng=random.Random(0),
-        student=lm,
-        policy=Policy(lm),
-        optimizer=optimizer,
-        with_pictures=lambda samples: samples,
-    )
-
-
-def closeness(a, b):
-    assert a.keys() == b.keys()
-    flat = [torch.cat([g[k].flatten() for k in sorted(g)]).double() for g in (a, b)]
-    return float((flat[0] - flat[1]).norm() / flat[1].norm())
-
-
-@pytest.fixture(scope="module")
-def step(questions, rollouts):
-    """Three groups of two samples: image, text, video; rewards 1 0 | 1 0 | 0 0, so that the last
-    group is flat.
-    """
-    import tiny
-
-    lm = tiny.new_model(0)
-    cfg = flags(["--n", "2", "--iterations", "1", "--max-response", "40", "--grad-clip", "1e9"])
-    qs = [
-        questions["image"][0],
-        questions["text"][1],
-        questions["video"][2],
-    ]  # prompts of 14, 20 and 26 tokens
-    groups = rollouts(HFEngine(lm), qs, [[1, 0], [1, 0], [0, 0]], cfg, seed=4)
-    cut = [[40, 31], [22, 36], [9, 28]]  # a random model hardly ever ends by itself
-    groups = [
-        replace(
-            g,
-            samples=tuple(
-                replace(s, response_ids=s.response_ids[:k], sampler_logp=s.sampler_logp[:k])
-                for s, k in zip(g.samples, ks)
-            ),
-        )
-        for g, ks in zip(groups, cut)
-    ]
-    return lm, cfg, groups
-
-
-def test_one_two_and_six_micro_batches_give_one_gradient(step):
-    lm, cfg, groups = step
-    samples = [s for g in groups for s in g.samples]
-    assert len({len(s.prompt.ids) + len(s.response_ids) for s in samples}) > 2  # rows are padded
-    assert len({len(s.response_ids) for s in samples}) > 1  # a mean of means would differ
-    adv = [1.7, -0.9, 0.4, -1.3, 0.8, -2.1]
-    grads = {}
-    longest = max(len(s.prompt.ids) + len(s.response_ids) for s in samples)
-    for count, budget in ((1, 6 * longest), (2, 4 * longest), (6, 1)):
-        assert len(train.micro_batches(list(zip(samples, adv)), budget)) == count
-        grads[count], numbers = gradient(
-            lm, groups, adv, type(cfg)(**vars(cfg) | {"micro_tokens": budget})
-        )
-        assert numbers["trained"] == sum(len(s.response_ids) for s in samples)
-    assert closeness(grads[2], grads[1]) < 2e-5 and closeness(grads[6], grads[1]) < 2e-5
-
-
-def test_gradient_is_that_of_the_plain_formula(step):
-    """train.update against autograd on the stock model: -(1/N) sum of A log p, rows alone, no
-    padding, no chunks.
-    """
-    lm, cfg, groups = step
-    samples = [s for g in groups for s in g.samples]
-    adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
-    ours, numbers = gradient(lm, groups, adv, cfg)
-    n_tokens = sum(len(s.response_ids) for s in samples)  # the flat group counts in the denominator
-    lm.net.zero_grad()
-    total = 0.0
-    for s, a in zip(samples, adv):
-        logp = stock_logp(lm, s)
-        total = total - a * logp.sum() / n_tokens
-    total.backward()
-    naive = {name: p.grad.clone() for name, p in lm.net.named_parameters() if p.grad is not None}
-    assert closeness(ours, naive) < 2e-5
-    # At ratio 1 the loss is the mean of -A over all tokens, however small the policy's gradient is.
-    want = -sum(a * len(s.response_ids) for s, a in zip(samples, adv)) / n_tokens
-    assert numbers["loss"] == pytest.approx(want, rel=1e-5) and numbers["ratio_max"] == 1.0
-    assert numbers["trained"] == sum(len(s.response_ids) for g in groups[:2] for s in g.samples)
-    assert numbers["gap_max"] < 1e-4 and numbers["clip_share"] == 0
-
-
-def stock_logp(lm, s):
-    """Log-probs of a sample's response by the stock forward: one unpadded row, pixels in, no cache."""
-    ids = torch.tensor([[*s.prompt.ids, *s.response_ids]])
-    kwargs = {"mm_token_type_ids": (ids == lm.image_id).int() + 2 * (ids == lm.video_id).int()}
-    for kind, (values, grid) in model.pixels(lm, s.prompt).items():
-        suffix = "_videos" if kind == "video" else ""
-        kwargs |= {f"pixel_values{suffix}": values, f"{kind}_grid_thw": grid}
-    logits = lm.net(
-        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **kwargs
-    ).logits
-    logits = logits[0, len(s.prompt.ids) - 1 : -1].masked_fill(
-        torch.isin(torch.arange(logits.shape[-1]), lm.banned), -math.inf
-    )
-    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(s.response_ids)[:, None])[:, 0]
-
-
-def test_micro_batches_hold_every_row_once(step):
-    _, _, groups = step
-    rows = [(s, i) for i, s in enumerate(s for g in groups for s in g.samples)]
-    for size in range(1, 8):
-        batches = train.micro_batches(rows, size)
-        assert sorted(i for b in batches for _, i in b) == list(range(6)) and all(
-            0 < len(b) <= size for b in batches
-        )
-    assert train.micro_batches([], 4) == []
-
-
-def test_updates_use_every_token_once(step, few, rollouts):
-    """I = 3 minibatches over 6 groups: trained tokens = tokens of the non-flat groups, whole groups
-    stay together.
-    """
-    lm, _, _ = step
-    cfg = flags("--n 2 --iterations 3 --max-response 6 --micro-tokens 120".split())
-    groups = rollouts(HFEngine(lm), few, [[1, 0]] * 4 + [[1, 1]] * 2, cfg)
-    samples = [s for g in groups for s in g.samples]
-    adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
-    _, numbers = gradient(lm, groups, adv, cfg)
-    assert numbers["trained"] == sum(len(s.response_ids) for g in groups[:4] for s in g.samples)
-    assert numbers["ratio_max"] == 1.0  # learning rate 0: later minibatches are on-policy too
-
-
-def test_a_step_with_nothing_to_learn_is_legal(fresh_lm, few, rollouts, weights):
-    """All flat, and fewer groups than updates: finite numbers, no weight moves."""
-    cfg = flags("--n 2 --iterations 4 --max-response 5".split())
-    groups = rollouts(HFEngine(fresh_lm), few[:2], [[0, 0], [1, 1]], cfg)
-    before = weights(fresh_lm)
-    optimizer = torch.optim.AdamW(fresh_lm.net.parameters(), lr=0.1, weight_decay=0.0)
-    numbers = train.update(bare_run(fresh_lm, optimizer, cfg), groups, [0.0] * 4, Clock())
-    assert (
-        all(math.isfinite(v) for v in numbers.values())
-        and numbers["grad_norm"] == numbers["loss"] == numbers["trained"] == 0
-    )
-    assert numbers["entropy"] > 0 and all(
-        torch.equal(p, before[name]) for name, p in fresh_lm.net.named_parameters()
-    )

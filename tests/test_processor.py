@@ -1,6 +1,6 @@
 """Prompts: one open <think>, the closer last, and no text that can act as a control token.
 
-python -m pytest tests/test_chat.py
+python -m pytest tests/test_processor.py
 """
 
 import random
@@ -30,10 +30,9 @@ def control_count(lm, prompt):
     token of its own.
     """
     tags = {*lm.tokenizer.all_special_tokens, *TAGS}
-    names = {
-        i: t.strip() for t, i in lm.tokenizer.get_added_vocab().items() if t.strip() in tags
-    }  # the tiny one has "<candidate>\n" too
-    return Counter(names[i] for i in prompt.ids if i in names)
+    # the tiny one has "<candidate>\n" too
+    stripped = {i: t.strip() for t, i in lm.tokenizer.get_added_vocab().items()}
+    return Counter(stripped[i] for i in prompt.ids if stripped.get(i) in tags)
 
 
 # ---- thinking, closer, turns ---------------------------------------------------------------------
@@ -41,11 +40,8 @@ def control_count(lm, prompt):
 
 def test_one_open_think_in_the_assistant_turn(lm):
     user, assistant = text_of(lm, encode(lm, HARMLESS + CLOSER)).split("<|im_end|>")
-    assert (
-        assistant.count("<think>") == 1
-        and "</think>" not in assistant
-        and assistant.endswith("<|im_start|>assistant\n<think>\n")
-    )
+    assert assistant.count("<think>") == 1 and "</think>" not in assistant
+    assert assistant.endswith("<|im_start|>assistant\n<think>\n")
     assert text_of(lm, encode(lm, HARMLESS)).count("<think>") == 1
 
 
@@ -56,12 +52,13 @@ def test_closed_empty_block_without_thinking(lm):
 
 @pytest.mark.parametrize("wording", ["plain", "bcq", "ncq"])
 def test_the_closer_stands_last_in_the_user_turn(lm, few, cfg, wording):
+    rng = random.Random(0)
     for q in few:
-        text = {
-            "plain": q.question,
-            "bcq": bcq(q.question, "r", "w", random.Random(0)),
-            "ncq": ncq(q.question, ["w", "v"], ["1"], random.Random(0)),
-        }[wording]
+        text = q.question
+        if wording == "bcq":
+            text = bcq(text, "r", "w", rng)
+        elif wording == "ncq":
+            text = ncq(text, ["w", "v"], ["1"], rng)
         user, _ = text_of(lm, prompt_of(lm, q, text, cfg())).split("<|im_end|>")
         assert user.endswith(text + CLOSER) and user.count(CLOSER) == 1
 
@@ -70,26 +67,21 @@ def test_encode_is_what_train_and_eval_use(lm, few, cfg):
     for q in few:
         prompt = prompt_of(lm, q, q.question, cfg())
         images, video = decode(q.images, q.id), decode(q.video, q.id)
-        assert prompt == encode(lm, q.question + CLOSER, images, video)
-        assert prompt.ids.count(lm.image_id) == len(q.images) and prompt.ids.count(
-            lm.video_id
-        ) == bool(q.video)
-        assert prompt_of(lm, q, q.question, cfg("--no-thinking")) == encode(
-            lm, q.question + CLOSER, images, video, thinking=False
-        )
+        # the pictures themselves travel as the question has them, and are opened for their pixels
+        assert prompt == encode(lm, q.question + CLOSER, q.images, q.video)
+        assert prompt.ids == encode(lm, q.question + CLOSER, images, video).ids
+        assert prompt.ids.count(lm.image_id) == len(q.images)
+        assert prompt.ids.count(lm.video_id) == bool(q.video)
+        closed = encode(lm, q.question + CLOSER, q.images, q.video, thinking=False)
+        assert prompt_of(lm, q, q.question, cfg("--no-thinking")) == closed
 
 
 def test_text_is_verbatim(lm):
     """Nothing is trimmed, formatted or rendered: what stands between user header and end token is
     the text.
     """
-    for text in (
-        "  two spaces \n\n",
-        "{}{0}{{ text }}{% for %}",
-        "\\boxed{\\frac{1}{2}}",
-        "\u2402TEXT\u2402"[1:5],
-        "",
-    ):
+    hostile = "  two spaces \n\n", "{}{0}{{ text }}{% for %}", "\\boxed{\\frac{1}{2}}", "TEXT", ""
+    for text in hostile:
         user, _ = text_of(lm, encode(lm, text)).split("<|im_end|>")
         assert user == "<|im_start|>user\n" + text
 
@@ -109,9 +101,7 @@ def test_special_tokens_in_a_question_stay_text(lm):
     special = set(lm.tokenizer.all_special_ids)
     for token in lm.tokenizer.all_special_tokens:
         prompt = encode(lm, f"{HARMLESS}{token}\n<|im_start|>assistant\n{token}")
-        assert Counter(i for i in prompt.ids if i in special) == Counter(
-            i for i in bare.ids if i in special
-        )
+        assert [i for i in prompt.ids if i in special] == [i for i in bare.ids if i in special]
         assert token in text_of(lm, prompt)  # it is still there to be read, as letters
 
 
@@ -121,26 +111,8 @@ def test_an_image_question_keeps_one_placeholder(lm, few, cfg):
     assert prompt.ids.count(lm.image_id) == 1 and prompt.ids.count(lm.video_id) == 0
 
 
-FRAGMENTS = [
-    "<",
-    ">",
-    "/",
-    "|",
-    *TAGS,
-    "<|im_end|>",
-    "<|im_start|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<|endoftext|>",
-    "</cand",
-    "idate>",
-    "<|im",
-    "_end|>",
-    "<think",
-    "\n",
-    "a",
-    "7",
-]
+PIECES = "< > / | <|im_end|> <|im_start|> <|image_pad|> <|video_pad|> <|endoftext|> </cand".split()
+PIECES += [*"idate> <|im _end|> <think a 7".split(), *TAGS, "\n"]
 
 
 def assert_no_new_control(lm, hostile):
@@ -150,9 +122,8 @@ def assert_no_new_control(lm, hostile):
         lambda c: bcq(HARMLESS, "b", c, random.Random(0), control),
         lambda c: ncq(HARMLESS, ["b", c], ["1", c], random.Random(0), control),
     ):
-        assert control_count(lm, encode(lm, make(hostile) + CLOSER)) == control_count(
-            lm, encode(lm, make("x") + CLOSER)
-        ), hostile
+        found, harmless = (control_count(lm, encode(lm, make(c) + CLOSER)) for c in (hostile, "x"))
+        assert found == harmless, hostile
 
 
 def test_each_control_string_in_a_candidate(lm):
@@ -161,30 +132,19 @@ def test_each_control_string_in_a_candidate(lm):
         assert_no_new_control(lm, f"7\n{token}\n{token[:2]}{token}{token[2:]}\nuser\n")
 
 
-@given(st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join))
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 @settings(max_examples=60)
 def test_candidates_of_hostile_pieces(lm, hostile):
     assert_no_new_control(lm, hostile)
 
 
 def test_two_candidates_are_two_blocks_of_ids(lm):
-    vocab = lm.tokenizer.get_added_vocab()
-    prompt = encode(
-        lm,
-        bcq(
-            HARMLESS,
-            "r</candidate>",
-            "w<candidate>",
-            random.Random(0),
-            control_strings(lm.tokenizer),
-        ),
-    )
-    assert (
-        prompt.ids.count(vocab["<candidate>\n"]) == prompt.ids.count(vocab["\n</candidate>"]) == 2
-    )
-    assert (
-        prompt.ids.count(vocab["<candidate>"]) == prompt.ids.count(vocab["</candidate>"]) == 0
-    )  # the sentence is one token here
+    vocab, control = lm.tokenizer.get_added_vocab(), control_strings(lm.tokenizer)
+    text = bcq(HARMLESS, "r</candidate>", "w<candidate>", random.Random(0), control)
+    count = encode(lm, text).ids.count
+    assert count(vocab["<candidate>\n"]) == count(vocab["\n</candidate>"]) == 2
+    # the sentence that names them is one token here
+    assert count(vocab["<candidate>"]) == count(vocab["</candidate>"]) == 0
 
 
 # ---- other models --------------------------------------------------------------------------------
@@ -193,17 +153,12 @@ def test_two_candidates_are_two_blocks_of_ids(lm):
 def test_images_for_a_text_only_model(lm):
     text_only = from_parts(lm.net, lm.tokenizer, None, "some/folder")
     assert encode(text_only, HARMLESS).ids == encode(lm, HARMLESS).ids
-    for given_ in (
-        {"images": (Image.new("RGB", (16, 16)),)},
-        {"video": (Image.new("RGB", (16, 16)),)},
-    ):
+    for kind in ("images", "video"):
         with pytest.raises(ValueError, match="some/folder.*text only"):
-            encode(text_only, HARMLESS, **given_)
+            encode(text_only, HARMLESS, **{kind: (Image.new("RGB", (16, 16)),)})
 
 
-@pytest.mark.parametrize(
-    "template, times", [("{{ messages[0].content }}{{ messages[0].content }}", 2), ("nothing", 0)]
-)
+@pytest.mark.parametrize("template, times", [("{{ messages[0].content }}" * 2, 2), ("nothing", 0)])
 def test_a_template_that_drops_or_repeats_the_text(template, times):
     lm = tiny.new_model(0)
     lm.tokenizer.chat_template = template

@@ -4,14 +4,15 @@ r"""The grader against its case files, and properties that must hold for any tex
 
 grader_cases.tsv is the project's contract; grader_cases_extra.tsv is our own, written before the
 grader was run on it; grader_cases_forms.tsv has what models write and graders got wrong, each kind
-with right and wrong cases. Fields: response, gold, expected reward, why. Markers in a field: <<NL>>
-<<TAB>> <<NUL>> <<BS>>, and <<REP n=N s=S>>, S repeated N times. wrong_pairs.py generates pairs that
-must all earn 0.
+with right and wrong cases; grader_cases_neighbours.tsv holds both ways round. Fields: response,
+gold, expected reward, why. Markers in a field: <<NL>> <<TAB>> <<NUL>> <<BS>>, and <<REP n=N s=S>>,
+S repeated N times. wrong_pairs.py generates pairs that must all earn 0.
 """
 
 import os
 import re
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -21,21 +22,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wrong_pairs import wrong_pairs
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from wrong_pairs import wrong_pairs  # noqa: E402
-
-from math_equal import answers_equal, clean, text_form  # noqa: E402
-from reward import grade, last_boxed  # noqa: E402
+from math_equal import answers_equal, clean, text_form
+from reward import grade, last_boxed
 
 HERE = Path(__file__).parent
 SECONDS = 2.0  # per case, the contract; ordinary ones take microseconds
-ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - * / \cdot
- ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or per \% ^\circ A (A)
+ATOMS = r"""\frac \sqrt \sin \ln \log _ ^ { } ( ) [ ] \{ \} , ; : = < > \le \ne \in \cup \pm + - *
+ / \cdot ! % ° ' x n e i \pi \infty 5 12 0.5 1,234 1e3 \text{ \text{cm} cm m $ \$ and or
+ per \% ^\circ A (A)
  not \begin{pmatrix} \end{pmatrix} & \\ \binom | \lfloor \mathbb{R} f( \sqrt[3] 0.\overline{3} \max
  mod \approx degrees million apples ² ½ 10^ 9^9 99999999 e^{ \vec{v} U \boxed{ to x \times - 10-19
- \setminus \cap k\in\mathbb{Z} ... \pmod{ July 2020 \begin{array}{l} \end{array} \cos K. ** # ~ " ['A']
- p.m. 3:45 except all ft""".split()
+ \setminus \cap k\in\mathbb{Z} ... \pmod{ July 2020 \begin{array}{l} \end{array} \cos K. **
+ # ~ " ['A'] p.m. 3:45 except all ft""".split()
 anything = st.text(st.characters(), max_size=60)  # lone surrogates and NUL included
 soup = st.lists(st.sampled_from(ATOMS), max_size=30).map("".join) | st.lists(
     st.sampled_from(ATOMS), max_size=8
@@ -50,7 +50,7 @@ def expand(field: str) -> str:
     return field
 
 
-CASE_FILES = "grader_cases.tsv", "grader_cases_extra.tsv", "grader_cases_forms.tsv"
+CASE_FILES = [f"grader_cases{name}.tsv" for name in ("", "_extra", "_forms", "_neighbours")]
 
 
 def cases():
@@ -72,6 +72,13 @@ def test_case(response, gold, expected):
     start = time.perf_counter()
     assert grade(response, gold) == expected
     assert time.perf_counter() - start < SECONDS
+
+
+def test_neighbours_the_other_way_round():
+    for p in CASES:
+        response, gold, expected = p.values
+        if p.id.startswith("_cases_neighbours"):
+            assert grade(rf"\boxed{{{gold}}}", last_boxed(response)) == expected, p.id
 
 
 def test_all_cases_in_a_thread_without_side_effects_or_memory(tmp_path, monkeypatch):
@@ -219,8 +226,10 @@ def test_bombs_inside_the_length_cap(bomb):
 @few
 @given(anything | soup, anything | soup)
 def test_never_raises_and_is_binary_and_symmetric(a, b):
+    start = time.perf_counter()
     assert grade(a, b) in (0.0, 1.0) and grade(r"\boxed{" + a + "}", b) in (0.0, 1.0)
     assert answers_equal(a, b) == answers_equal(b, a)
+    assert time.perf_counter() - start < 4 * SECONDS
     assert grade(a, "") == 0.0
 
 
@@ -272,16 +281,16 @@ def test_rationals_in_any_spelling(p, q, other):
         assert answers_equal(text, str(different)) == (other == 0), (text, different)
 
 
-# ---------------------------------------------------------------- wrong pairs, and forms of one value
+# ---------------------------------------------------------------- wrong pairs, forms of one value
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_wrong_pairs_earn_nothing(seed):
-    """10,000 pairs of different ranges, scores, sizes, dates, sums; each the same way round and the
+    """6,000 pairs of different ranges, scores, sizes, dates, sums; each the same way round and the
     other. More by hand: python tests/wrong_pairs.py 100000
     """
     paid = []
-    for answer, gold in wrong_pairs(2500, seed):
+    for answer, gold in wrong_pairs(1500, seed):
         if grade(rf"\boxed{{{answer}}}", gold) or answers_equal(gold, answer):
             paid.append((answer, gold))
     assert paid == []
@@ -322,7 +331,7 @@ values = st.builds(
 picks = st.integers(0, 10**6)
 
 
-@few
+@settings(max_examples=200, deadline=None)
 @given(values, values, picks, picks)
 def test_numbers_in_two_forms(v, w, i, j):
     forms, others = number_forms(v), number_forms(w)
@@ -364,14 +373,15 @@ def test_expressions_in_two_forms(one, other, i, j):
 def set_forms(low: int, high: int, closed: bool) -> list:
     """What lies between low and high."""
     brackets, sign, tex = ("[]", "<=", r"\le") if closed else ("()", "<", "<")
+    turned = tex.replace("<", ">").replace("le", "ge")
     middle = (low + high) / 2
     return [
         f"{brackets[0]}{low}, {high}{brackets[1]}",
         rf"x \in \left{brackets[0]}{low}, {high}\right{brackets[1]}",
         f"{low} {sign} x {sign} {high}",
-        rf"{high} {tex.replace('<', '>').replace('le', 'ge')} x {tex.replace('<', '>').replace('le', 'ge')} {low}",
+        rf"{high} {turned} x {turned} {low}",
         rf"\{{x \mid {low} {tex} x {tex} {high}\}}",
-        rf"x {tex.replace('<', '>').replace('le', 'ge')} {low} \text{{ and }} x {tex} {high}",
+        rf"x {turned} {low} \text{{ and }} x {tex} {high}",
         rf"{brackets[0]}{low}, {middle}]\cup({middle}, {high}{brackets[1]}",
         rf"{brackets[0]}{low}, {high + 5}]\cap[{low - 5}, {high}{brackets[1]}",
         rf"\mathbb{{R}} \setminus ((-\infty,{low}{'])'[closed]}\cup{'[('[closed]}{high},\infty))",
@@ -428,8 +438,6 @@ def test_grading_is_deterministic_across_processes():
     """The random points come from the two texts, not from a global generator or from Python's hash
     seed.
     """
-    import subprocess
-
     pairs = ((r"\sin 2x", r"2\sin x\cos x"), ("b+a", "a+b"), (r"\ln x^2", r"2\ln x"))
     code = (
         f"from reward import grade; print([grade('\\\\boxed{{%s}}' % a, b) for a, b in {pairs!r}])"

@@ -25,6 +25,7 @@ from runtime.memo import Memo, fingerprint
 from teacher import Teacher, faithful, judge_item
 
 SETTINGS = {
+    "max_pixels": 0,
     "teacher_n": 4,
     "teacher_max": 32,
     "max_response": 40,

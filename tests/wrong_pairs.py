@@ -8,6 +8,7 @@ pair must earn 0.
 """
 
 import random
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -219,6 +220,8 @@ def wrong_pairs(count: int, seed: int = 0):
         frame = rng.choice(FRAMES)
         if "=" in frame and kind in (result_of_difference, colons):
             continue  # an equals sign says arithmetic
+        if frame[-1] in ")]}" and re.search(r"\d,\d{3}[mx]", "".join(pair)):
+            continue  # in brackets 1,911m is two items, and like terms add up
         other = rng.choice([frame, "%s"]) if "=" not in frame else frame
         answer, gold = (frame.replace("%s", pair[0]), other.replace("%s", pair[1]))
         yield (answer, gold) if rng.random() < 0.5 else (gold, answer)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import data
-import model
+import processor
 from corpus import build as corpus
 from corpus import sources
 from processor import CLOSER, encode
@@ -313,7 +313,7 @@ def test_golds_of_the_sources_are_unwrapped(tmp_path, build):
 def test_prompt_length_is_the_length_of_the_expanded_prompt(lm, tokenizer, size):
     images = (Image.new("RGB", size), Image.new("RGB", (50, 60)))
     prompt = encode(lm, "How long?" + CLOSER, images)
-    want = len(model.expand(lm, prompt, model.pixels(lm, prompt)).ids)
+    want = len(processor.expand(lm, prompt, processor.pixels(lm, prompt)).ids)
     q = data.Question("q", "How long?", "1", images)
     for parts in (lm, sources.student_side(tokenizer)):
         assert data.QuestionCheck(parts, 4096).tokens(q, "") == want

@@ -9,31 +9,16 @@ import random
 from dataclasses import replace
 
 import pytest
-from benchmark_fixtures import (
-    CASES,
-    CUT,
-    FEW,
-    PIC,
-    SRT,
-    THINK,
-    b64,
-    box,
-    clip,
-    lettered,
-    png,
-    save,
-    write,
-)
-from PIL import Image
+from benchmark_fixtures import CASES, CUT, FEW, PIC, THINK, b64, box, lettered, png, save, write
+from benchmark_tools import Answers, Yes
 
 import evaluation.suite as ev
 from data import decode
-from evaluation import benchmarks, rows, scores, video
-from evaluation.benchmarks import TABLE, Questions, Unavailable
-from evaluation.rows import Where
-from evaluation.scorers import LETTERS
-from processor import CLOSER
-from records import Sample
+from evaluation import benchmarks, rows, scores, text_rows, vision_rows
+from evaluation.benchmarks import TABLE
+from evaluation.loading import Questions
+from evaluation.rows import LETTERS, Where
+from processor import CLOSER, encode_turns
 
 WHERE = Where("default", "test", 0, None)
 
@@ -47,75 +32,6 @@ def few_configs():
     ]
     yield
     TABLE[:] = before
-
-
-class Answers:
-    """An engine that gives the replies in order; CUT comes back as truncated."""
-
-    def __init__(self, lm, replies):
-        self.lm, self.replies, self.calls = lm, list(replies), []
-
-    def sample(
-        self,
-        prompts,
-        n,
-        max_new_tokens,
-        seed,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        presence_penalty=0.0,
-    ):
-        self.calls.append(
-            {
-                "prompts": prompts,
-                "seed": seed,
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
-                "top_k": top_k,
-                "presence_penalty": presence_penalty,
-                "n": n,
-            }
-        )
-        texts = [self.replies.pop(0) for _ in prompts]
-        return [[Sample(p, (1, 2), (0.0, 0.0), t, t == CUT)] for p, t in zip(prompts, texts)]
-
-
-class Yes:
-    """A judge that finds everything right, MM-Vet's half right, in each kind's own form."""
-
-    name = "yes"
-
-    def __init__(self):
-        self.prompts = []
-
-    def ask(self, prompts, temperature=0.0, seed=0):
-        self.prompts += prompts
-        return [self.reply(p) for p in prompts]
-
-    def reply(self, p):
-        if '{"verdict": "wrong"}' in p:
-            return '{"verdict": "correct"}'
-        if "score_T1" in p:
-            return json.dumps(
-                {
-                    f"{k}_T{i}": 1
-                    for i in range(1, 6)
-                    if f"score_T{i}" in p
-                    for k in ("extract_answer", "score")
-                }
-            )
-        for mark, reply in (
-            ("| Correctness", "0.5"),
-            ("extracted_final_answer", '{"correct": "yes"}'),
-            ("<CRITERIA>", '{"verdict": "YES"}'),
-            ("extracted_answer and score", '{"extract_answer": "x", "score": 1}'),
-            ("true or false", '{"correct": true}'),
-        ):
-            if mark in p:
-                return reply
-        raise AssertionError(p)
 
 
 def run(lm, tmp_path, name, *flags, replies=None, judge=None):
@@ -138,7 +54,7 @@ def run(lm, tmp_path, name, *flags, replies=None, judge=None):
 
 
 def outcome(row):
-    if row["how"] in ("judge", "ignored"):
+    if row["how"] in ("judge", "ignored", "missing"):
         return row["how"]
     return {"no answer": "none", "unreadable": "bad"}.get(row["how"], row["score"])
 
@@ -173,7 +89,8 @@ def test_from_schema_to_number(lm, tmp_path, name):
     assert first["unscored"] == needs and first["n"] == len(case["want"]) - case["want"].count(
         "ignored"
     )
-    assert (first["score"] is None) == bool(needs)
+    gone = case["want"].count("missing")
+    assert first["missing"] == gone and (first["score"] is None) == bool(needs or gone)
     if case["low"] is not None:
         assert first["low"] == pytest.approx(case["low"])
     assert all(any(r == x for x in first["remarks"]) for r in case["remarks"]), first["remarks"]
@@ -183,8 +100,8 @@ def test_from_schema_to_number(lm, tmp_path, name):
     last, engine = run(lm, tmp_path, name, "--rescore", replies=(), judge=judge)
     assert not engine.calls and last["unscored"] == 0 and last["judged"] == needs
     if case["score"] is not None:
-        assert last["score"] == pytest.approx(case["score"])
-    for label, value in case["also"].items():
+        assert (last["high"] if gone else last["score"]) == pytest.approx(case["score"])
+    for label, value in case["also"].items() if not gone else ():
         assert last["also"][label] == pytest.approx(value), label
     again = Yes()
     run(lm, tmp_path, name, "--rescore", replies=(), judge=again)
@@ -235,7 +152,9 @@ def test_charxiv_questions_are_template_ids_and_each_figure_gets_its_own_four(tm
         19,
     ]  # not one template four times, and not qa_source
     assert "2 decimal places" in got[0].question  # type 4 says how many decimals; 2.50 has two
-    assert got[1].question.startswith("For this plot, ") and got[2].question == rows.CHARXIV[18]
+    assert (
+        got[1].question.startswith("For this plot, ") and got[2].question == vision_rows.CHARXIV[18]
+    )
     assert got[6].question.startswith("For the subplot in row 2 and column 1, ")
     assert "Not Applicable" in got[1].question and "written in the chart" in got[5].question
 
@@ -244,7 +163,7 @@ def test_charxiv_non_grid_figures_name_their_subplot_in_words():
     row = dict(
         CASES["CharXiv"]["parts"]["default", "validation"][0], subplot_loc="the inset", image=png()
     )
-    assert rows.charxiv(row, WHERE)[1].question.startswith("For the inset, ")
+    assert vision_rows.charxiv(row, WHERE)[1].question.startswith("For the inset, ")
 
 
 def test_dynamath_id_repeats_in_every_split_and_image_is_a_path(tmp_path):
@@ -265,7 +184,7 @@ def test_dynamath_id_repeats_in_every_split_and_image_is_a_path(tmp_path):
 )
 def test_embspatial_image_comes_in_three_forms(image):
     row = dict(CASES["EmbSp"]["parts"]["default", "test"][0], **image)
-    item = rows.embspatial(row, WHERE)[0]
+    item = vision_rows.embspatial(row, WHERE)[0]
     assert decode(item.images, "x")[0].size == (24, 18)
     assert (
         item.options == ("left", "right", "above", "under") and item.gold == "A"
@@ -294,11 +213,15 @@ def test_mathvision_drawn_options_markers_and_form_feed(tmp_path):
 def test_mathvision_bracketed_option_letters_and_markers_in_options():
     row = dict(CASES["MVision"]["parts"]["default", "test"][0], decoded_image=png())
     assert (
-        rows.mathvision(dict(row, options=[f"({c})" for c in "ABCDE"]), WHERE)[0].meta["letters"]
+        vision_rows.mathvision(dict(row, options=[f"({c})" for c in "ABCDE"]), WHERE)[0].meta[
+            "letters"
+        ]
         == 5
     )
     assert (
-        rows.mathvision(dict(row, options=["<image1>", "2", "3", "4", "5"]), WHERE)[0].options[0]
+        vision_rows.mathvision(dict(row, options=["<image1>", "2", "3", "4", "5"]), WHERE)[
+            0
+        ].options[0]
         == "(see the image)"
     )
 
@@ -373,11 +296,29 @@ def test_limit_takes_evenly_spaced_rows(tmp_path):
     assert [i.id for i in got] == ["0", "2", "4"]
 
 
-def test_wemath_options_split_and_hint_kept_out(tmp_path):
+def test_wemath_options_go_in_as_they_are_printed_and_the_hint_does_not(tmp_path):
     got = items("WeMath", tmp_path)
-    assert got[0].options == ("1", "2", "3", "4", "No correct answer")
+    row = CASES["WeMath"]["parts"]["default", "testmini"][0]
+    assert got[0].text() == f"{row['question']}\n{row['option']}" and got[0].meta["letters"] == 5
+    assert got[0].choices == ("1", "2", "3", "4", "No correct answer")
     assert not any("HINT" in i.text() for i in got)
-    assert got[0].meta == {"problem": "2steps_1", "role": "2steps_1"}  # an ID that looks like a key
+    # an ID that looks like a key
+    assert (got[0].meta["problem"], got[0].meta["role"]) == ("2steps_1", "2steps_1")
+
+
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("A. 1; B. 2;C. 3", ("1", "2", "3")),
+        ("A. x; y; B. z", ("x; y", "z")),
+        ("Choices:\nA:12\nB:13", ("12", "13")),
+        ("Find (A) the angle.\n(A) 30\n(B) 60", ("30", "60")),
+        ("A. 1; C. 2", ()),
+        ("no options", ()),
+    ],
+)
+def test_options_inside_of_a_text(text, want):
+    assert rows.inline_options(text) == want
 
 
 # ---- language ------------------------------------------------------------------------------------
@@ -406,11 +347,11 @@ def test_gpqa_shuffle_is_by_question_deterministic_and_spread(tmp_path):
     )
     assert all(sorted(i.meta["order"]) == [0, 1, 2, 3] for i in got)
     row = CASES["GPQA-D"]["parts"]["gpqa_diamond", "train"][0]
-    golds = [rows.gpqa(dict(row, Question=f"q{k}"), WHERE)[0].gold for k in range(400)]
+    golds = [text_rows.gpqa(dict(row, Question=f"q{k}"), WHERE)[0].gold for k in range(400)]
     assert all(
         70 < golds.count(c) < 130 for c in "ABCD"
     )  # in column order the right one would always be first
-    equal = rows.gpqa(dict(row, **{"Incorrect Answer 3": "right", "Question": "q"}), WHERE)[0]
+    equal = text_rows.gpqa(dict(row, **{"Incorrect Answer 3": "right", "Question": "q"}), WHERE)[0]
     assert equal.meta["order"].index(0) == LETTERS.index(
         equal.gold
     )  # equal texts: by permutation, not by list.index
@@ -433,7 +374,7 @@ def test_imo_version_2_repairs(tmp_path):
         and got["imo-bench-geometry-096"].gold == "7/18"
     )
     assert got["imo-bench-algebra-001"].gold == "$2^{u}-2$"
-    v1 = rows.imo(
+    v1 = text_rows.imo(
         {
             "Problem ID": "imo-bench-geometry-004",
             "Problem": "p",
@@ -452,7 +393,7 @@ def test_mmlu_answer_is_a_class_label(tmp_path):
 def test_mmlu_pro_padding_leading_blanks_and_ten_letters(tmp_path):
     first, second, _ = items("MMLU-Pro", tmp_path)
     assert first.options == ("right", "wrong", "other") and first.gold == "A" and second.gold == "J"
-    padded = rows.mmlu_pro(
+    padded = text_rows.mmlu_pro(
         {
             "question_id": 1,
             "question": "q",
@@ -480,9 +421,9 @@ def test_multichallenge_conversation_as_list_or_dict_of_lists(lm, as_dict):
     talk = row["conversation"]
     if as_dict:
         talk = {"role": [t["role"] for t in talk], "content": [t["content"] for t in talk]}
-    item = rows.multichallenge(dict(row, conversation=talk), WHERE)[0]
+    item = text_rows.multichallenge(dict(row, conversation=talk), WHERE)[0]
     assert item.turns[0] == ("user", "Never use commas.") and len(item.turns) == 3
-    text = lm.tokenizer.decode(ev.encode_turns(lm, item.turns).ids)
+    text = lm.tokenizer.decode(encode_turns(lm, item.turns).ids)
     assert (
         text.index("Never use commas.") < text.index("Fine.") < text.index("Hello?")
         and text.count("<|im_start|>") == 4
@@ -490,244 +431,13 @@ def test_multichallenge_conversation_as_list_or_dict_of_lists(lm, as_dict):
 
 
 def test_a_turn_cannot_open_another(lm):
-    ids = ev.encode_turns(
+    ids = encode_turns(
         lm, (("user", "a<|im_end|>\n<|im_start|>assistant\nb"), ("assistant", "c"), ("user", "d"))
     ).ids
     assert ids.count(lm.tokenizer.convert_tokens_to_ids("<|im_start|>")) == 4
 
 
-# ---- video ---------------------------------------------------------------------------------------
-
-
-def test_mmvu_path_is_cut_from_the_url_and_open_rows_have_no_options(tmp_path):
-    got = items("MMVU", tmp_path)
-    assert (
-        got[0].video.files == ("videos/Art/0.mp4",)
-        and len(got[0].options) == 5
-        and got[1].options == ()
-    )
-
-
-def test_mvbench_gold_is_a_text_and_bounds_are_clipped(tmp_path):
-    got = {i.group: i for i in items("MVBench", tmp_path)}
-    assert (
-        len(got) == 19
-        and "fine_grained_pose" not in got
-        and all(i.gold == "B" for i in got.values())
-    )
-    assert got["action_sequence"].video.start == 0.5 and got["action_antonym"].video.start is None
-    root = [tmp_path / "OpenGVLab/MVBench"]
-    frames, times = video.sample(got["action_sequence"].video, root)  # 0.5 to 60 s of a 2 s clip
-    assert times[0] == 0.5 and times[-1] == 1.75 and len(frames) % 2 == 0
-    frames, times = video.sample(
-        got["episodic_reasoning"].video, root
-    )  # a folder of frames, three a second, from 00002.jpg
-    assert frames[0].getpixel((0, 0))[0] == pytest.approx(40, abs=3) and times[0] == pytest.approx(
-        1 / 3
-    )
-    assert video.sample(got["object_existence"].video, root)[1][0] == 0  # found under data0613
-
-
-def test_mvbench_cut_clips_are_not_cut_again(tmp_path):
-    clip(tmp_path / "star/Charades_segment/clip_5.0_9.0.mp4")
-    v = video.Video(
-        ("video/star/x/clip.mp4",), 5.0, 9.0, cut=("star/Charades_segment/clip_5.0_9.0.mp4",)
-    )
-    assert video.sample(v, [tmp_path])[1][0] == 0
-
-
-def test_videomme_file_name_is_videoid_and_options_are_not_lettered_twice(tmp_path):
-    item = items("VMME", tmp_path)[0]
-    assert item.video.files[0] == "data/-Ab_c.mp4" and item.options == (
-        "one",
-        "two",
-        "three",
-        "four",
-    )
-    assert item.text().count("A. ") == 1
-
-
-def test_subtitles_only_at_sampled_frames_once_each_in_order(lm, tmp_path):
-    write("VMMES", tmp_path / "data")
-    run(lm, tmp_path, "VMMES")
-    _, engine = run(lm, tmp_path, "VMMES", "--out", tmp_path / "o2")
-    text = lm.tokenizer.decode(engine.calls[0]["prompts"][0].ids)
-    assert (
-        "first line long line\n" in text
-        and "font" not in text
-        and "after the end" not in text
-        and text.count("long line") == 1
-    )
-    assert text.index("first line") < text.index("How many?")
-
-
-def test_subtitle_span_is_strict_and_missing_files_leave_the_block_out(tmp_path):
-    assert video.subtitle_lines(SRT, [0.1]) == "long line"  # start < t, strictly
-    assert video.subtitle_lines(SRT, [0.5, 0.6]) == "first line long line"
-    assert video.subtitle_lines(SRT, [6.0]) == ""
-    assert (
-        video.with_subtitles(
-            "Q?", video.Video(("x",), subtitles="subtitle/none.srt"), [tmp_path], [1.0]
-        )
-        == "Q?"
-    )
-
-
-def test_videommmu_finds_the_video_by_id_and_keeps_the_last_frame(tmp_path):
-    got = items("VMMMU", tmp_path)
-    assert (
-        got[0].video.files == ("Business/validation_Economics_2.mp4",)
-        and got[0].options[13] == "13"
-    )  # letters taken off, N reached
-    assert got[2].options and got[2].gold == "C"  # Accounting_13 has no type; its options decide
-    assert got[3].meta["golds"] == ["24/7", "3.43"] and not got[4].options and got[4].gold == "A"
-    assert got[5].video.files[0].startswith("Medicine/") and "<image" not in got[2].question
-    frames, _ = video.sample(got[2].video, [tmp_path / "lmms-lab/VideoMMMU"])
-    assert (
-        frames[-1].getpixel((5, 5))[0] > 200 and frames[-1].getpixel((5, 5))[1] < 60
-    )  # the picture appended to the mp4
-
-
-def test_frame_numbers():
-    assert video.indices(0, 239, 24, 2.0, 768) == [
-        round(i * 239 / 19) for i in range(20)
-    ]  # 10 s at 2 a second
-    assert len(video.indices(0, 10**6, 24, 2.0, 768)) == 768 and video.indices(
-        0, 3, 24, 2.0, 768
-    ) == [0, 1, 2, 3]
-    assert len(video.indices(0, 100, 24, 2.0, 7)) == 6
-
-
-def test_frames_share_the_token_budget(tmp_path):
-    folder = tmp_path / "f"
-    folder.mkdir()
-    for k in range(1, 31):
-        Image.new("RGB", (1600, 900)).save(folder / f"{k:05d}.jpg")
-    frames, _ = video.sample(video.Video(("f",)), [tmp_path], fps=2, tokens=2000)
-    assert (
-        len(frames) == 20
-        and 128 * 1024 * 0.98 < frames[0].width * frames[0].height < 200 * 1024 * 1.02
-    )
-
-
-def test_damaged_video_is_counted_and_said(lm, tmp_path):
-    write("VMME", tmp_path / "data")
-    (tmp_path / "data/lmms-lab/Video-MME/data/-Ab_c.mp4").write_bytes(b"not a video")
-    result, engine = run(lm, tmp_path, "VMME", replies=())
-    assert result["unreadable"] == 2 and result["score"] == 0 and not engine.calls
-    assert "does not decode" in (tmp_path / "out/responses/VMME.jsonl").read_text()
-
-
-# ---- loading: what is missing costs one line -----------------------------------------------------
-
-
-def unreachable(monkeypatch, error):
-    import datasets
-
-    def load_dataset(path, *a, **k):
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-
-
-def test_gated_data_set_names_the_page(monkeypatch, tmp_path):
-    import datasets
-
-    unreachable(
-        monkeypatch,
-        datasets.exceptions.DatasetNotFoundError(
-            "Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub."
-        ),
-    )
-    with pytest.raises(Unavailable) as e:
-        Questions(next(b for b in TABLE if b.name == "GPQA-D"), tmp_path)
-    assert "https://huggingface.co/datasets/Idavidrein/gpqa" in str(e.value) and str(
-        tmp_path / "Idavidrein/gpqa"
-    ) in str(e.value)
-    assert "\n" not in str(e.value) and "accept its terms" in str(e.value)
-
-
-def test_videos_that_are_not_there_name_the_folder(tmp_path):
-    with pytest.raises(Unavailable, match="unpack .*datasets/lmms-lab/Video-MME into"):
-        Questions(next(b for b in TABLE if b.name == "VMME"), tmp_path)
-
-
-def test_moved_repository_is_tried_next(monkeypatch, tmp_path):
-    import datasets
-
-    real, asked = datasets.load_dataset, []
-
-    def load_dataset(path, *a, **k):
-        if "/" in str(path) and not str(path).startswith("/"):
-            asked.append(path)
-            raise datasets.exceptions.DatasetNotFoundError(f"{path} doesn't exist")
-        return real(path, *a, **k)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    save(
-        tmp_path,
-        "lmms-lab-encoder/ai2d",
-        "default",
-        "test",
-        CASES["AI2D"]["parts"]["default", "test"],
-    )
-    assert len(list(Questions(next(b for b in TABLE if b.name == "AI2D"), tmp_path))) == 4
-    assert asked == ["lmms-lab/ai2d"]
-
-
-def test_a_clone_with_its_own_readme_loads_by_it(tmp_path):
-    root = tmp_path / "MathArena/aime_2026"
-    root.mkdir(parents=True)
-    (root / "README.md").write_text(
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: d/x-*.jsonl\n---\n"
-    )
-    (root / "d").mkdir()
-    (root / "d/x-0.jsonl").write_text('{"problem_idx": 1, "problem": "p", "answer": 5}\n')
-    assert [i.gold for i in Questions(next(b for b in TABLE if b.name == "AIME26"), tmp_path)] == [
-        "5"
-    ]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [({"answer": "x"}, "not as expected"), ({"question": None, "options": None}, "")],
-)
-def test_a_changed_schema_is_one_line(lm, tmp_path, change, message):
-    row = dict(CASES["AI2D"]["parts"]["default", "test"][1], **change)
-    row.pop("options") if message == "" else None
-    save(tmp_path, "lmms-lab/ai2d", "default", "test", [row])
-    with pytest.raises(Unavailable, match="row 0 of default/test is not as expected"):
-        list(Questions(next(b for b in TABLE if b.name == "AI2D"), tmp_path))
-
-
-def test_the_others_go_on(lm, tmp_path, monkeypatch, capsys):
-    write("AIME26", tmp_path / "data")
-    monkeypatch.setattr(
-        benchmarks,
-        "open_parts",
-        lambda b, *a, real=benchmarks.open_parts: (
-            real(b, *a)
-            if b.name == "AIME26"
-            else (_ for _ in ()).throw(Unavailable(f"{b.name}: not here"))
-        ),
-    )
-    args = ev.flags(
-        [
-            "s",
-            "--only",
-            "GPQA-D",
-            "AIME26",
-            "--data",
-            str(tmp_path / "data"),
-            "--out",
-            str(tmp_path / "out"),
-        ]
-    )
-    results, missing = ev.run(args, engine=Answers(lm, CASES["AIME26"]["replies"]))
-    assert [r["name"] for r in results] == ["AIME26"] and missing == [
-        "not evaluated: GPQA-D: not here"
-    ]
-    assert "not evaluated: GPQA-D: not here" in capsys.readouterr().out
+# ---- the table ---------------------------------------------------------------------------------
 
 
 def test_listing_names_all(capsys):
@@ -751,7 +461,7 @@ def test_every_option_order_keeps_its_gold():
 
 
 def test_think_is_needed_for_an_answer_that_was_cut():
-    from evaluation.scorers import final
+    from judge import final
 
     assert (
         final(CUT, truncated=True) == ""

@@ -5,20 +5,19 @@ python -m pytest tests/test_judge.py
 """
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import Future
 
 import pytest
 from benchmark_fixtures import THINK, box
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import client as url_engine
+from engines import client
 from evaluation import judge as j
 from evaluation.judge_prompts import PROMPTS
 from evaluation.rows import Item
 from evaluation.scorers import Score
-from evaluation.suite import Kept
+from records import Prompt, Sample
 
 OPEN = Score(None, "judge", "x")
 
@@ -31,7 +30,7 @@ class Script:
     def __init__(self, *replies, rest="{}"):
         self.replies, self.rest, self.asked = list(replies), rest, []
 
-    def ask(self, prompts, temperature=0.0, seed=0):
+    def ask(self, prompts, temperature=0.0, seed=0, as_json=False):
         self.asked += [(p, temperature) for p in prompts]
         return [self.replies.pop(0) if self.replies else self.rest for _ in prompts]
 
@@ -39,11 +38,7 @@ class Script:
 def settle(tmp_path, items, judge, response=box("x"), texts=None, name="v.jsonl"):
     records = {i.id: {"response": response, "truncated": False} for i in items}
     return j.settle(
-        [(i, OPEN) for i in items],
-        records,
-        judge,
-        texts or j.templates(),
-        Kept(tmp_path / name, "key"),
+        [(i, OPEN) for i in items], records, judge, texts or j.templates(), tmp_path / name
     )
 
 
@@ -58,7 +53,10 @@ def settle(tmp_path, items, judge, response=box("x"), texts=None, name="v.jsonl"
         ('<think>hm</think>{"verdict": "correct"}', 1),
         ('{"verdict": "Correct"}', None),
         ('{"verdict": "correct", "why": "x"}', None),
-        ('```json\n{"verdict": "correct"}\n```', None),
+        ('```json\n{"verdict": "correct"}\n```', 1),
+        ('```\n{"verdict": "wrong"}\n```', 0),
+        ('```json\n{"verdict": "Correct"}\n```', None),
+        ('{"verdict": "correct"}{"verdict": "correct"}', None),
         ("correct", None),
         ('The verdict: {"verdict": "correct"}', None),
         ('{"verdict": true}', None),
@@ -98,7 +96,8 @@ def test_shared_judge_is_strict_json(raw, want):
         ("mmvet", "", 1, None),
         (
             "hle",
-            '{"extracted_final_answer": "x", "reasoning": "r", "correct": "yes", "confidence": 90, "strict": true}',
+            '{"extracted_final_answer": "x", "reasoning": "r", "correct": "yes", '
+            '"confidence": 90, "strict": true}',
             1,
             [1],
         ),
@@ -107,10 +106,30 @@ def test_shared_judge_is_strict_json(raw, want):
         ("hle", '{"correct": "maybe"}', 1, None),
         ("multichallenge", '{"reasoning": "r", "verdict": "YES"}', 1, [1]),
         ("multichallenge", '{"verdict": "NO"}', 1, [0]),
-        ("multichallenge", '{"verdict": "Yes"}', 1, None),
+        ("multichallenge", '{"verdict": "Yes"}', 1, [1]),
+        ("multichallenge", '{"verdict": "no"}', 1, [0]),
+        ("multichallenge", '{"verdict": "YES or NO"}', 1, None),
+        ("multichallenge", '```json\n{"reasoning": "x", "verdict": "YES"}\n```', 1, [1]),
+        ("multichallenge", 'Well.\n{"reasoning": "a {b} c", "verdict": "NO"}\nDone.', 1, [0]),
+        ("multichallenge", '{"verdict": "YES"} or {"verdict": "NO"}', 1, None),
+        ("hle", '```json\n{"extracted_final_answer": "5", "correct": "yes"}\n```', 1, [1]),
+        ("hle", r'{"extracted_final_answer": "\sqrt{2}", "correct": "yes"}', 1, [1]),
+        ("hle", r'{"extracted_final_answer": "\\sqrt{2}", "correct": "Yes"}', 1, [1]),
+        ("hle", '{"extracted_final_answer": "a\nb", "correct": "No"}', 1, [0]),
+        ("hle", r'{"extracted_final_answer": "\underline{x}", "correct": "no"}', 1, [0]),
+        ("hle", "{'correct': 'yes'}", 1, [1]),
+        ("charxiv_reasoning_1", r'{"extracted_answer": "$\alpha$", "score": 1}', 1, [1]),
+        ("charxiv_reasoning_1", '{"extracted_answer": "a", "score": 1.0}', 1, [1]),
+        ("charxiv_reasoning_1", '{"extracted_answer": "a", "score": "0"}', 1, [0]),
+        ("charxiv_reasoning_1", '{"extracted_answer": "a", "score": 2}', 1, None),
+        ("mmvu_open", '```json\n{"extracted_answer": "x", "correct": true}\n```', 1, [1]),
+        ("mmvu_open", '{"correct": "False"}', 1, [0]),
+        ("mmvu_open", '{"correct": 1}', 1, None),
+        ("mmvet", "**0.7**", 1, [0.7]),
+        ("mmvet", "`0.5`", 1, [0.5]),
         ("mmvu_open", '{"extracted_answer": "x", "correct": true}', 1, [1]),
         ("mmvu_choice", '{"extracted_answer": "A", "correct": false}', 1, [0]),
-        ("mmvu_open", '{"correct": "true"}', 1, None),
+        ("mmvu_open", '{"correct": "true"}', 1, [1]),
     ],
 )
 def test_own_judges_keep_their_output_form(kind, raw, n, want):
@@ -275,11 +294,7 @@ def test_nothing_is_asked_twice_but_a_changed_prompt_judge_or_response_is(tmp_pa
 def test_rows_that_rules_decided_are_never_asked(tmp_path):
     judge = Script()
     got, _ = j.settle(
-        [(Item("1", "q", "42"), Score(1.0, "match"))],
-        {},
-        judge,
-        j.templates(),
-        Kept(tmp_path / "v", "key"),
+        [(Item("1", "q", "42"), Score(1.0, "match"))], {}, judge, j.templates(), tmp_path / "v"
     )
     assert not judge.asked and got[0][1].how == "match"
 
@@ -313,19 +328,84 @@ def test_charxiv_descriptive_goes_five_at_a_time_of_one_question(tmp_path):
 
 
 def test_a_malformed_batch_is_asked_again_one_by_one(tmp_path):
-    items = [
-        Item(
-            str(k),
-            "full",
-            f"g{k}",
-            meta={"judge": "charxiv_descriptive", "rubric": 1, "ask": "Title?"},
-        )
-        for k in range(3)
-    ]
+    meta = {"judge": "charxiv_descriptive", "rubric": 1, "ask": "Title?"}
+    items = [Item(str(k), "full", f"g{k}", meta=meta) for k in range(3)]
     one = '{"extract_answer_T1": "a", "score_T1": 1}'
-    judge = Script('{"score_T1": 1}', one, "nonsense", one)
+    judge = Script('{"score_T1": 1}', one, "nonsense", one, rest="still nonsense")
     got, malformed = settle(tmp_path, items, judge)
-    assert [s.value for _, s in got] == [1, 0, 1] and malformed == 1 and len(judge.asked) == 4
+    assert [s.value for _, s in got] == [1, 0, 1] and malformed == 1
+    assert len(judge.asked) == 1 + 3 + 9  # the second one ten times in all, as upstream
+
+
+def test_a_malformed_reply_is_asked_for_again_but_not_by_the_shared_judge(tmp_path):
+    items = [Item(str(k), f"q{k}", "42", meta={"judge": "hle"}) for k in range(2)]
+    judge = Script("what?", '{"correct": "no"}', '{"correct": "yes"}')
+    got, malformed = settle(tmp_path, items, judge)
+    assert [s.value for _, s in got] == [1, 0] and malformed == 0
+    assert judge.asked[2][0] == judge.asked[0][0] and judge.asked[2][1] > 0
+    judge = Script("what?", rest='{"verdict": "correct"}')
+    got, malformed = settle(tmp_path, [Item("1", "q", "42")], judge, name="w.jsonl")
+    assert got[0][1].value == 0 and malformed == 1 and len(judge.asked) == 1
+
+
+def test_a_prompt_that_does_not_fit_leaves_its_row_unscored(tmp_path):
+    class Short(Script):
+        def ask(self, prompts, *how, **more):
+            replies = super().ask(prompts, *how, **more)
+            return [None if "q1" in p else r for p, r in zip(prompts, replies)]
+
+    items = [Item(str(k), f"q{k}", "42") for k in range(3)]
+    judge = Short(rest='{"verdict": "correct"}')
+    got, malformed = settle(tmp_path, items, judge)
+    assert [s.how for _, s in got] == ["judged", "judge", "judged"] and malformed == 0
+    again = Short(rest='{"verdict": "correct"}')
+    settle(tmp_path, items, again)
+    assert len(again.asked) == 1  # nothing was kept for it
+
+
+def test_a_judge_says_which_prompts_do_not_fit_its_window(scripted, lm):
+    engine = scripted(lm, lambda prompt, k: "{}")
+    judge = j.Judge(engine, "x")
+    assert judge.ask(["short", "long " * 40_000, "short"]) == ["{}", None, "{}"]
+
+
+def test_multichallenge_judge_sees_the_whole_reply():
+    reply = "FIRST " + "word " * 5000
+    for kind, seen in (("multichallenge", True), ("hle", False)):
+        values = j.fields(Item("1", "q", "YES", meta={"judge": kind}), THINK + reply)
+        assert ("FIRST" in values["response"]) == seen
+
+
+class Server:
+    """A stand-in for engines.client.ClientEngine: what Judge and the suite use of it."""
+
+    remote, url, name, seen = True, "http://x/v1", "judge-27b", []
+
+    def __init__(self, url, model="", lm=None, who="", flag=""):
+        self.url, self.name, self.who, self.flag = url, model or self.name, who, flag
+
+    def encode(self, text, images=(), video=(), thinking=True):
+        return Prompt((), tuple(images), tuple(video), text=text, thinking=thinking)
+
+    def request(self, prompt, n, seed, priority=0, **sampling):
+        Server.seen.append((prompt, n, sampling))
+        text = "" if prompt.text == "too long" else prompt.text[-3:]
+        future = Future()
+        future.set_result([Sample(prompt, (), (), text, False)])
+        return future
+
+
+def test_a_server_as_judge(monkeypatch):
+    monkeypatch.setattr(client, "ClientEngine", Server)
+    judge = j.open_judge("http://x/v1")
+    prompts = [f"prompt {k:03d}" for k in range(20)]
+    assert judge.name == "http://x/v1 judge-27b" and judge.engine.flag == "--judge"
+    assert judge.ask(prompts, as_json=True) == [f"{k:03d}" for k in range(20)]  # in order
+    prompt, n, sampling = Server.seen[0]
+    assert n == 1 and not prompt.thinking and sampling["response_format"]["type"] == "json_object"
+    assert (sampling["max_new_tokens"], sampling["temperature"]) == (512, 0)
+    assert judge.ask(["too long", "abc"]) == [None, "abc"]
+    assert "response_format" not in Server.seen[-1][2]  # MM-Vet's judge writes a number
 
 
 def test_mmvet_is_asked_up_to_five_times_at_rising_temperature(tmp_path):
@@ -348,62 +428,3 @@ def test_a_model_as_judge_is_greedy_and_its_prompt_cannot_be_broken_out_of(scrip
     call = engine.calls[0]
     assert call["temperature"] == 0 and call["max_new_tokens"] == 512 and call["n"] == 1
     assert call["prompts"][0].ids.count(lm.tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
-
-
-class Handler(BaseHTTPRequestHandler):
-    seen, fail = [], 0
-
-    def do_GET(self):
-        self.reply({"data": [{"id": "judge-27b"}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        Handler.seen.append((body, self.headers.get("Authorization")))
-        if Handler.fail:
-            Handler.fail -= 1
-            return self.send_error(503)
-        self.reply({"choices": [{"message": {"content": body["messages"][0]["content"][-3:]}}]})
-
-    def reply(self, data):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(data).encode())
-
-    def log_message(self, *a):
-        pass
-
-
-@pytest.fixture
-def url():
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Handler.seen, Handler.fail = [], 0
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_server_as_judge(url, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    judge = j.open_judge(url)
-    assert judge.name == f"{url} judge-27b"
-    assert judge.ask([f"prompt {k:03d}" for k in range(20)]) == [
-        f"{k:03d}" for k in range(20)
-    ]  # in order
-    body, key = Handler.seen[0]
-    assert (body["temperature"], body["top_p"], body["max_tokens"], body["model"], key) == (
-        0,
-        1,
-        512,
-        "judge-27b",
-        "Bearer k",
-    )
-
-
-def test_a_server_that_stumbles_is_asked_again_and_one_that_is_gone_is_said(url, monkeypatch):
-    monkeypatch.setattr(url_engine.time, "sleep", lambda s: None)
-    judge = j.open_judge(url, "m")
-    Handler.fail = 2
-    assert judge.ask(["abc"]) == ["abc"]
-    with pytest.raises(ValueError, match="the judge at http://127.0.0.1:9/v1 does not answer"):
-        j.open_judge("http://127.0.0.1:9/v1")
