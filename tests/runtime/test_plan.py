@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import model
+import tiny
 import train
 from config import context, flags
+from data import in_memory
 from distributed import Roles, World
-from runtime import kernels, launch, plan
+from runtime import console, kernels, launch, plan
 from runtime.shapes import VISION, named_shape, preset
 
 H100 = 85.0e9  # bytes that an H100 of 80 GB shows
@@ -168,6 +170,20 @@ def test_the_table_of_a_run_has_the_same_lines():
     assert lines["  update"].startswith("21") and "  warning" not in lines
     lines = dict(plan.memory_rows(cfg, Roles(students=6, teachers=2), preset("0.8b"), H100 / 4))
     assert "(planned)" in lines["  warning"]
+
+
+def test_the_table_of_a_gpu_run(lm, monkeypatch):
+    """The GPU's own memory, and the student's own config."""
+    small = SimpleNamespace(total_memory=2e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: small)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a small one")
+    monkeypatch.setattr(console, "data_row", lambda questions, check: "")
+    student = SimpleNamespace(n_params=lm.n_params, device=torch.device("cuda", 0), net=lm.net)
+    questions = in_memory(tiny.questions("heldout_text")[:2])
+    cfg = flags(["--plan", "1x24"])
+    table = console.run_table(cfg, Roles(), student, questions, None, Path("run")).splitlines()
+    start = next(line for line in table if line.startswith("  start"))
+    assert "of 2.0 GB" in start and any("(planned)" in line for line in table)
 
 
 # ---- flags ---------------------------------------------------------------------------------------
