@@ -9,6 +9,8 @@ caller gives win over both. What a method is made of stands in METHODS.
 
 import argparse
 import math
+import os
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
@@ -34,6 +36,12 @@ TEACHERS = {
 # has BCQ and NCQ, each of which can be switched off.
 METHODS = ("zppo", "grpo", "off-distill", "on-distill", "hint", "prefix")
 DISTILL = ("off-distill", "on-distill")
+
+# Flags whose value follows the student's size, so that 80 GB are enough (runtime/plan.py).
+SIZES = {"4b": {"micro_tokens": 32_768}, "9b": {"micro_tokens": 16_384}}
+
+# tokens of the words around the candidates, and of the listed answers (estimate)
+WORDING = 1024
 
 TINY, MANY = 1e-12, 1e12  # above zero; no bound that matters
 
@@ -129,13 +137,20 @@ class Config:
     threads: int = knob(0, "CPU threads, 0: PyTorch's choice; two spin on each other when anything "
         "else wants a core", 0, 4096, tiny=1)
     micro_tokens: int = knob(65_536, "padded tokens per forward and backward (paper: 4 sequences "
-        "of up to 16,384); changes speed and memory, not the gradient", 1, tiny=8192, free=True)
+        "of up to 16,384); changes speed and memory, not the gradient; 4b: 32768, 9b: 16384",
+        1, tiny=8192, free=True)
     checkpointing: bool = knob(None, "recompute activations in the backward pass: less memory, "
         "about a third more time; default: on a GPU", free=True)
     flat_share: float = knob(0.125, "share of the samples without advantage that entropy and "
         "log-prob gap are measured on (ours)", TINY, 1, tiny=0.25)
     vllm_memory: float = knob(0.45, "share of a GPU's memory for vLLM's weights and cache on a "
-        "student rank", 0.01, 1, free=True)
+        "student rank; beside a teacher on the same GPU 0.2", 0.01, 1, free=True)
+    max_num_seqs: int = knob(512, "responses that a student rank's vLLM decodes side by side; more "
+        "would leave its CUDA graphs", 1, free=True)
+    max_context: int = knob(0, "longest prompt + response of the student's vLLM, in tokens; what "
+        "is longer is left out; 0: what the lengths above need, the model's window at most", 0)
+    teacher_memory: float = knob(0.9, "share of a GPU's memory for the teacher's server; beside a "
+        "student 0.7 less --vllm-memory", 0.01, 1, free=True)
     teacher_ranks: int = knob(-1, "torchrun processes of each node that serve the teacher; -1: a "
         "quarter (the paper: 2 of 8), on a CPU none; 0: the teacher lives beside student rank 0",
         -1, free=True)
@@ -145,6 +160,8 @@ class Config:
         "where", 5, free=True)
 
     # The run.
+    plan: str = knob("", "only say whether it fits N GPUs of so many GB, and what to change if "
+        "not: 8x80", free=True)
     resume: bool = knob(False, "go on from the newest checkpoint in --out (default: newest run)",
         free=True)
     force: bool = knob(False, "resume although flags changed", free=True)
@@ -240,16 +257,19 @@ def flags(argv):
     if cfg.student == "tiny":
         for f in fields(Config):
             setattr(cfg, f.name, given.get(f.name, f.metadata["tiny"]))
+    for name, value in SIZES.get(cfg.student, {}).items():
+        setattr(cfg, name, given.get(name, value))
     resolve_method(cfg, given)
     check_ranges(cfg)
     resolve_device(cfg)
     resolve_teacher(cfg)
     refuse_idle(cfg, given)
     cfg.notes = notes(cfg, given)
+    resolve_memory(cfg, given)
     by_name = cfg.student in STUDENTS and cfg.student != "tiny"
     cfg.student_path = STUDENTS.get(cfg.student, cfg.student)
     cfg.data = cfg.data or ("zppo-77k" if by_name else "tiny")
-    if cfg.data == "zppo-77k" and not Path(cfg.data).exists():
+    if cfg.data == "zppo-77k" and not cfg.plan and not Path(cfg.data).exists():
         raise ValueError(
             "there is no folder zppo-77k here; build it with `python data.py build --out "
             "zppo-77k`, or give --data"
@@ -343,13 +363,20 @@ def check_ranges(cfg):
         if not low <= value <= high:  # also true for nan
             why = ": a group of one has no baseline" if name == "group_size" else ""
             raise ValueError(f"{flag_of(name)} must be from {low:g} to {high:g}, not {value}{why}")
+    if cfg.max_context and cfg.max_context < cfg.max_prompt + cfg.max_response:
+        raise ValueError(
+            f"--max-context {cfg.max_context} is less than --max-prompt {cfg.max_prompt} and "
+            f"--max-response {cfg.max_response} together"
+        )
+    if cfg.plan and not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", cfg.plan):
+        raise ValueError(f"--plan {cfg.plan}: give the number of GPUs and the GB of each, as 8x80")
 
 
 def resolve_device(cfg):
     """Fill in device, dtype and checkpointing. Raises ValueError rather than letting a model of
     size go to the CPU unasked.
     """
-    has_gpu = torch.cuda.is_available()
+    has_gpu = bool(cfg.plan) or torch.cuda.is_available()  # a plan is for another machine
     if cfg.device.startswith("cuda") and not has_gpu:
         raise ValueError(
             f"--device {cfg.device}: this PyTorch sees no CUDA device; --device cpu works "
@@ -363,7 +390,7 @@ def resolve_device(cfg):
                 f"driver's CUDA; --device cpu trains on the CPU all the same"
             )
         # the tiny world means the CPU, also on a GPU machine
-        cfg.device = "cuda" if has_gpu and cfg.student != "tiny" else "cpu"
+        cfg.device = "cuda" if cfg.plan or (has_gpu and cfg.student != "tiny") else "cpu"
     on_gpu = cfg.device.startswith("cuda")
     cfg.dtype = cfg.dtype or ("bfloat16" if on_gpu else "float32")
     if cfg.checkpointing is None:
@@ -397,6 +424,33 @@ def resolve_teacher(cfg):
     cfg.teacher_path = TEACHERS.get(cfg.teacher, cfg.teacher)
     if distill:  # its forward is sharded and multiplied in bfloat16
         cfg.teacher_path = cfg.teacher_path.removesuffix("-FP8")
+
+
+def resolve_memory(cfg, given):
+    """Fill in the shares of a GPU: a teacher on the student's leaves room for both, and for the
+    student's own weights and optimizer (0.8b: 14 GB).
+    """
+    local = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))
+    alone = (int(cfg.plan.split("x")[0]) if cfg.plan else int(local)) == 1
+    beside = cfg.teacher_ranks == 0 or (cfg.teacher_ranks < 0 and alone)
+    beside = beside and needs_teacher(cfg) and not cfg.teacher_url
+    if not beside or cfg.device == "cpu":
+        return
+    cfg.vllm_memory = given.get("vllm_memory", 0.2)
+    room = max(0.01, round(0.7 - cfg.vllm_memory, 3))
+    cfg.teacher_memory = given.get("teacher_memory", room)
+
+
+def context(cfg, window):
+    """Longest prompt + response that the student's engine has to take, in tokens: an NCQ prompt
+    shows up to G_S candidates (section 3.2), a hint or a prefix is one teacher response.
+    """
+    shown = cfg.max_summary if cfg.compress else cfg.max_response
+    more = {"hint": cfg.max_response, "prefix": cfg.max_response}.get(cfg.method, 0)
+    if cfg.bcq or cfg.ncq:
+        more = max(2, cfg.group_size if cfg.ncq else 2) * shown + WORDING
+    need = cfg.max_context or cfg.max_prompt + more + cfg.max_response
+    return min(window, -(-need // 256) * 256)
 
 
 def needs_teacher(cfg):

@@ -111,15 +111,22 @@ def mask_logits(logits, banned):
     return logits.index_fill(-1, banned, LOWEST)
 
 
-def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=4096, entropy=True):
+def head_chunk(vocabulary):
+    """Tokens whose logits exist at once: about 2 GB in float32 with their softmax, 4096 at most."""
+    return max(64, min(4096, 2**31 // (8 * vocabulary)))
+
+
+def chunked_logp(hidden, weight, tokens, banned=None, temperature=1.0, chunk=None, entropy=True):
     """Log-prob of each token and entropy at its place, never holding more than a few (chunk, V)
     tensors.
 
     hidden: (N, D); weight: (V, D) of the head; tokens: (N,) int64; banned: ids with probability 0.
     Softmax in fp32, of logits / temperature. Each chunk's logits are made again in the backward
     pass. entropy: False returns zeros for it, and saves a pass over the logits where nobody reads
-    it. Returns logp (N,) and entropy (N,) in nats, fp32; the entropy carries no gradient.
+    it. chunk: head_chunk(V) where not given. Returns logp (N,) and entropy (N,) in nats, fp32; the
+    entropy carries no gradient.
     """
+    chunk = chunk or head_chunk(len(weight))
     if len(tokens) == 0:  # empty, and still part of the graph
         nothing = hidden.sum(-1).float()
         return nothing, nothing.detach()

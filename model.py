@@ -11,7 +11,6 @@ way and simply have no image processor.
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import cached_file
+from transformers.utils import cached_file, is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from loss import mask_logits
 from processor import pixels, positions
+from runtime.kernels import by_device
 
 # hints about kernels that only a GPU has would bury our own lines
 transformers_logging.set_verbosity_error()
@@ -137,12 +137,16 @@ def _auto_class(config):
 
 
 def attention(device):
-    """The attention implementation: "flash_attention_2" where the package is installed and the
+    """The attention implementation: "flash_attention_2" where the package can be imported and the
     device is a GPU, else PyTorch's own "sdpa".
     """
-    if str(device).startswith("cuda") and find_spec("flash_attn"):
-        return "flash_attention_2"
-    return "sdpa"
+    if not str(device).startswith("cuda") or not is_flash_attn_2_available():
+        return "sdpa"
+    try:  # flash-attn 4 has the same module name and not these functions; a build may not load
+        from flash_attn import flash_attn_func, flash_attn_varlen_func  # noqa: F401
+    except (ImportError, OSError):
+        return "sdpa"
+    return "flash_attention_2"
 
 
 def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
@@ -178,6 +182,10 @@ class NoNet:
     def eval(self):
         """Nothing to switch off."""
 
+    def modules(self):
+        """None."""
+        return ()
+
 
 def count_params(path):
     """Number of parameters of a model folder or hub id, from its config alone."""
@@ -202,6 +210,7 @@ def text_side(path):
 
 def from_parts(net, tokenizer, image_processor, path):
     """An LM from its parts (the tiny world makes models without a folder)."""
+    by_device(net)
     net.eval()  # no dropout in these models; eval keeps it so when a config says otherwise
     config = net.config
     image_id = getattr(config, "image_token_id", -1)

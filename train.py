@@ -38,7 +38,7 @@ from records import KINDS, Method, Reformulation, RolloutRequest
 from reformulate import bcq, clean, distinct, ncq, post_cap, pre_cap
 from reward import last_boxed
 from rollout import fitting, rollout, sync_weights
-from runtime import alarms, console, launch
+from runtime import alarms, console, launch, plan
 from runtime.metrics import Clock, heldout_record, peak_gb, reset_counters, step_record
 from runtime.sampler_check import check_sampler
 from teacher import correct_answers
@@ -199,6 +199,8 @@ def main(argv=None):
     """Parse, check, print what the run will be, run it. Returns the exit status."""
     begin = time.perf_counter()
     cfg = flags(argv)
+    if cfg.plan:
+        return plan.main(cfg)
     who = roles(os.environ, cfg.teacher_ranks)
     if not who.student:
         return launch.serve_teacher(cfg, who)

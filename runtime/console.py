@@ -14,7 +14,7 @@ from data import prompt_lengths, skipped
 from engines.base import Stopped, default_kind
 from eval import by_family
 from model import attention
-from runtime import kernels
+from runtime import kernels, plan
 from runtime.files import read_jsonl
 
 
@@ -123,10 +123,9 @@ def run_table(cfg, who, student, questions, check, out):
         ("engine", cfg.engine or default_kind(student.device)),
     ]
     if student.device.type != "cpu":
-        rows += [
-            ("kernels", kernels.used(attention(student.device))),
-            ("memory", memory_row(cfg, who, student)),
-        ]
+        rows.append(("kernels", kernels.used(attention(student.device), student.net)))
+        gpu = torch.cuda.get_device_properties(student.device).total_memory
+        rows += [("planned", ""), *plan.memory_rows(cfg, who, student.net.config, gpu)]
     rows += [("note", text) for text in cfg.notes]
     rows.append(("output", str(out)))
     if cfg.resume_from:
@@ -179,25 +178,6 @@ def teacher_row(cfg, who):
     if who.teachers:
         return f"{cfg.teacher}, frozen, served by {plural(who.teachers, 'rank')}"
     return f"{cfg.teacher}, frozen, in this process"
-
-
-def memory_row(cfg, who, student):
-    """An estimate of the memory of a student's GPU while it trains, in GB. Activations: with
-    --checkpointing, one hidden state a block.
-    """
-    text = student.net.config.get_text_config()
-    blocks, params = len(student.blocks()), student.n_params()
-    shard = params * 16 / who.students / 1e9  # float32 weight, gradient and two moments
-    gathered = (text.vocab_size * text.hidden_size * 2 + 3 * params / blocks) * 2 / 1e9
-    a_block = cfg.micro_tokens * text.hidden_size * 2 / 1e9
-    activations = a_block * (blocks + 24 if cfg.checkpointing else blocks * 24)
-    rest = gathered + 4096 * text.vocab_size * 4 * 3 / 1e9
-    total = torch.cuda.get_device_properties(student.device).total_memory / 1e9
-    return (
-        f"about {shard + activations + rest:.0f} of {total:.0f} GB in the update ({shard:.0f} "
-        f"weights and AdamW, {activations:.0f} activations, {rest:.0f} gathered weights and "
-        f"logits); vLLM {cfg.vllm_memory:.0%} while it samples"
-    )
 
 
 def bar_text(record):

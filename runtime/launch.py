@@ -24,7 +24,7 @@ import data
 import model
 from baselines import FrozenTeacher
 from buffer import Buffer
-from config import DISTILL, comparable, flag_of, needs_teacher, run_name, wants_answers
+from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name, wants_answers
 from distributed import init_student_rank, open_store
 from engines import open_engine
 from engines.base import default_kind
@@ -34,11 +34,11 @@ from eval import SPLITS, evaluate_on_all_ranks
 from policy import shard_policy
 from records import Method
 from rollout import sync_weights
-from runtime import checkpoint, console
+from runtime import checkpoint, console, plan
 from runtime.checkpoint import Checkpoints, RunState
 from runtime.errors import errors_in_one_line, in_one_line
 from runtime.files import write_atomic
-from runtime.kernels import check_kernels
+from runtime.kernels import check_gpu, check_kernels
 from runtime.memo import Memo, fingerprint
 from runtime.metrics import Log, heldout_record
 from teacher import Teacher
@@ -73,6 +73,7 @@ def open_job(cfg, who):
     """The Job of a student rank. Raises ValueError and OSError with one line; what fails in here
     leaves nothing behind.
     """
+    check_gpu(cfg)
     with errors_in_one_line(cfg), ExitStack() as resources:
         world = init_student_rank(cfg, who)
         resources.callback(world.close)
@@ -240,7 +241,9 @@ def student_engine(cfg, world, student):
     if engine_kind(cfg, world.device) == "vllm":
         seed = cfg.seed + world.rank
         path = student_folder(cfg)
-        return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed)
+        longest = context(cfg, student.window)
+        sizes = {"max_len": longest, "max_num_seqs": cfg.max_num_seqs}
+        return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed, **sizes)
     if world.size > 1 or world.device.startswith("cuda"):
         masters, path = cfg.dtype == "float32", student_folder(cfg)
         copy = model.load(path, cfg.dtype, world.device, masters)  # the trained one is shards
@@ -263,8 +266,7 @@ def open_teacher_engine(cfg, who, world, distiller, out, resources):
         urls = [teacher_rank_url(world.store, i, cfg) for i in range(who.teachers)]
         return entered(ClientEngine(urls, lm=teacher_text_side(cfg)), resources)
     if engine_kind(cfg, world.device) == "vllm":
-        # beside the student on one GPU: what vllm_memory leaves, and no more context than fits
-        room = {"memory": 0.9 - cfg.vllm_memory, "max_num_seqs": 64, "max_model_len": 32_768}
+        room = plan.teacher_room(cfg, beside=True)
         log = out.with_name(f"{out.name}.teacher.log")
         server = vllm_server(cfg.teacher_path, log, timeout=cfg.timeout, **room)
         url = resources.enter_context(server)
@@ -341,14 +343,15 @@ def serve_teacher(cfg, who):
             "--teacher-ranks: a teacher rank serves with vLLM; with --engine hf give 0: the "
             "teacher then lives on student rank 0"
         )
+    check_gpu(cfg)
     store = open_store(cfg.timeout)
     gpus = [visible_gpus()[who.local_rank]] if cfg.device == "cuda" else None
     host = own_host(os.environ["MASTER_ADDR"]) if who.nodes > 1 else "127.0.0.1"
     log = Path(os.environ.get("TMPDIR", "/tmp")) / f"zppo-teacher-{os.getpid()}.log"
+    room = plan.teacher_room(cfg, beside=False)
+    where = {"gpus": gpus, "host": host}
     try:
-        run_teacher_server(
-            cfg.teacher_path, store, who.rank, log, cfg.timeout, gpus=gpus, host=host
-        )
+        run_teacher_server(cfg.teacher_path, store, who.rank, log, cfg.timeout, **where, **room)
     except (ValueError, OSError):
         return 1  # student rank 0 tells it
     return 0
