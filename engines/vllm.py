@@ -46,6 +46,7 @@ from vllm.sampling_params import RequestOutputKind  # noqa: E402
 from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
 
 from engines.base import Engine  # noqa: E402
+from processor import opened  # noqa: E402
 from records import Sample  # noqa: E402
 
 CPU_CACHE = 1 << 28  # bytes of KV cache on a CPU, where `memory` would count the machine's memory
@@ -219,7 +220,7 @@ class VLLMEngine(Engine):
         if "image" in vision:
             data["image"] = [
                 _resized(self.lm, image, grid)
-                for image, grid in zip(prompt.images, vision["image"][1])
+                for image, grid in zip(opened(prompt.images, prompt), vision["image"][1])
             ]
         if "video" in vision:
             data["video"] = [_video(self.lm, prompt, vision["video"][1][0])]
@@ -296,14 +297,14 @@ def _resized(lm, image, grid):
     """
     _, h, w = grid.tolist()
     patch = lm.image_processor.patch_size
-    return image.convert("RGB").resize((w * patch, h * patch), lm.image_processor.resample)
+    return image.resize((w * patch, h * patch), lm.image_processor.resample)
 
 
 def _video(lm, prompt, grid):
     """vLLM's video item: ((frames, height, width, 3) uint8, metadata), an even number of frames,
     timestamps as model.expand's.
     """
-    frames = [np.asarray(_resized(lm, f, grid)) for f in prompt.video]
+    frames = [np.asarray(_resized(lm, f, grid)) for f in opened(prompt.video, prompt)]
     frames += [frames[-1]] * (-len(frames) % lm.image_processor.temporal_patch_size)
     return np.stack(frames), {
         "fps": prompt.video_fps,
