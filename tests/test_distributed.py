@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 
-import ranks
 from config import flags
 from distributed import Roles, World, as_shared, roles
 from engines.base import Stopped
