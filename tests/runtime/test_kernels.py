@@ -1,7 +1,7 @@
 """The check of the linear-attention kernel: it sees nothing where nothing is wrong, and a wrong
 backward pass for sure.
 
-    python -m pytest tests/test_kernels.py
+    python -m pytest tests/runtime/test_kernels.py
 
 A GPU is not needed: what would be the kernel is the same layer in another precision, and what would
 be the broken kernel is that layer with a backward pass spoiled in that precision only.
@@ -70,9 +70,8 @@ def test_bfloat16_stays_far_below_the_tolerance(layer):
 def test_a_backward_pass_that_is_wrong_by_half_is_seen(layer, dtype):
     error = kernels.disagreement(Broken(layer, dtype), CPU, CPU, 96, dtype)
     assert error == pytest.approx(0.5, abs=0.02) and error > 5 * kernels.TOLERANCE
-    assert (
-        kernels.disagreement(Broken(layer, None), CPU, CPU, 96, dtype) < kernels.TOLERANCE
-    )  # not its wrapping
+    wrapped = kernels.disagreement(Broken(layer, None), CPU, CPU, 96, dtype)
+    assert wrapped < kernels.TOLERANCE
 
 
 def test_a_wrong_output_is_seen(layer):
@@ -82,10 +81,8 @@ def test_a_wrong_output_is_seen(layer):
 def test_the_layer_is_left_as_it_was(layer):
     before = [p.detach().clone() for p in layer.parameters()]
     kernels.disagreement(layer, CPU, CPU, 16, torch.bfloat16)
-    assert all(
-        p.dtype == torch.float32 and p.grad is None and torch.equal(p, b)
-        for p, b in zip(layer.parameters(), before)
-    )
+    for p, b in zip(layer.parameters(), before):
+        assert p.dtype == torch.float32 and p.grad is None and torch.equal(p, b)
 
 
 # ---- check_kernels -------------------------------------------------------------------------------
@@ -97,13 +94,11 @@ def fla(monkeypatch):
     that it can't be compared.
     """
     seen = []
-    monkeypatch.setattr(
-        kernels, "find_spec", lambda name: SimpleNamespace() if name == "fla" else None
-    )
+    monkeypatch.setattr(kernels, "find_spec", lambda name: name == "fla")
 
     def off(error):
-        def disagreement(layer, device, reference, tokens, dtype):
-            seen.append((layer, device, reference, tokens, dtype))
+        def disagreement(*asked):
+            seen.append(asked)
             if isinstance(error, Exception):
                 raise error
             return error
@@ -125,11 +120,9 @@ def test_above_the_tolerance_it_is_one_line_that_says_what_to_do(lm, fla, error)
     fla(error)
     with pytest.raises(ValueError, match="flash-linear-attention disagrees") as e:
         kernels.check_kernels(lm)
-    assert (
-        "\n" not in str(e.value)
-        and torch.__version__ in str(e.value)
-        and "uninstall flash-linear-attention" in str(e.value)
-    )
+    said = str(e.value)
+    assert "\n" not in said and torch.__version__ in said
+    assert "uninstall flash-linear-attention" in said
 
 
 def test_what_cant_be_compared_is_said_and_not_fatal(lm, fla, capsys):
@@ -151,26 +144,17 @@ def test_nothing_to_check(lm, fla, monkeypatch):
 # ---- used ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "attend, installed, want",
-    [
-        (
-            "sdpa",
-            {},
-            "SDPA; linear attention by plain torch (slow: pip install flash-linear-attention)",
-        ),
-        (
-            "sdpa",
-            {"flash-attn": "2.8"},
-            "SDPA; linear attention by plain torch (slow: pip install flash-linear-attention)",
-        ),
-        (
-            "flash_attention_2",
-            {"flash-attn": "2.8", "flash-linear-attention": "0.4"},
-            "flash-attn 2.8; linear attention by flash-linear-attention 0.4",
-        ),
-    ],
-)
+SLOW = "SDPA; linear attention by plain torch (slow: pip install flash-linear-attention)"
+FAST = "flash-attn 2.8; linear attention by flash-linear-attention 0.4"
+BOTH = {"flash-attn": "2.8", "flash-linear-attention": "0.4"}
+USED = [
+    ("sdpa", {}, SLOW),
+    ("sdpa", {"flash-attn": "2.8"}, SLOW),
+    ("flash_attention_2", BOTH, FAST),
+]
+
+
+@pytest.mark.parametrize("attend, installed, want", USED)
 def test_used_names_what_is_there(monkeypatch, attend, installed, want):
     def version(package):
         if package not in installed:
