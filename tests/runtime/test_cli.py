@@ -141,8 +141,8 @@ CONTRADICTIONS = {
     "--method hint --ncq": "--method hint has no NCQ",
     "--method on-distill --iterations 4": "one update per rollout step, --iterations 4",
     "--teacher-ranks 1": "--teacher-ranks 1, no student rank, --teacher-ranks 0",
+    SERVER: "http://127.0.0.1:9",
     f"{SERVER} --teacher tiny": "--teacher-url, without --teacher",
-    f"{SERVER} --timeout 5": "http://127.0.0.1:9",
     "--student 0.8b": "zppo-77k, data.py build",
 }
 
@@ -157,6 +157,7 @@ def test_what_contradicts_itself_or_is_not_there(capsys, tmp_path, out, monkeypa
         return real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr("engines.client.WAITS", (0.01, 0.01, 0.01))
     monkeypatch.chdir(tmp_path)  # no folder zppo-77k here
     message = fails(capsys, *flags.split(), "--device", "cpu", "--out", out)
     assert all(words in message for words in CONTRADICTIONS[flags].split(", "))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+import train
 from runtime.files import read_jsonl
 from teacher import verdict_of
 
@@ -71,11 +72,15 @@ def write(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def job(write):
+def heldout(write):
+    return write(4)
+
+
+@pytest.fixture(scope="module")
+def job(heldout):
     """job(student ranks, folder, *flags, fault, check): a run with a fault (tests/faults.py: what,
     where, at which call, on which rank), and the status that it has to end with.
     """
-    heldout = write(4)
 
     def run(ranks, folder, *flags, fault=("never", "", 0, 0), check=None):
         fixed = "--out", folder, "--heldout", heldout, *FLAGS
@@ -131,8 +136,10 @@ def assert_same(a, b, resumed=True):
     assert (b / "final/model.safetensors").is_file()
 
 
-def test_three_ranks_are_one(job, straight, tmp_path):
-    job(1, tmp_path / "run", check=0)
+def test_three_ranks_are_one(heldout, straight, tmp_path):
+    """Three processes and this one."""
+    argv = "--out", tmp_path / "run", "--heldout", heldout, *FLAGS
+    assert train.main([str(x) for x in argv]) == 0
     assert_same(straight, tmp_path / "run", resumed=False)
     rows = records(straight)[1:]
     assert len(rows) == 3 and all(r["grad_norm"] > 0 for r in rows)

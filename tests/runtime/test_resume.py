@@ -1,8 +1,8 @@
 """A run of one process that was killed and resumed is the straight run, bit for bit; an interrupted
 one saves first.
 
-    python -m pytest tests/runtime/test_resume.py            # kill -9 in an update; Ctrl-C
-    python -m pytest tests/runtime/test_resume.py -m slow    # and in all that is written
+    python -m pytest tests/runtime/test_resume.py            # kill -9, kill -9, Ctrl-C, one run
+    python -m pytest tests/runtime/test_resume.py -m slow    # one at a time, in all that is written
 """
 
 import json
@@ -15,7 +15,6 @@ import pytest
 from safetensors.torch import load_file
 
 import tiny
-from runtime import checkpoint
 from runtime.files import read_jsonl
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +66,10 @@ def lines(path):
     return list(timeless(json.loads(line) for line in path.read_text().splitlines()))
 
 
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
 def assert_same(a, b):
     one, two = (load_file(folder / "final/model.safetensors") for folder in (a, b))
     assert one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
@@ -95,14 +98,30 @@ def test_the_run_is_not_idle(straight):
     assert len(answers(straight)) > 20
 
 
-# update: 4 a step, so call 14 is inside step 4 and call 3 inside step 1, before any checkpoint;
-# checkpoint: the second one; memo: about 3 a step; log: 2 a step after the one before training
-KILLED = [("kill", "update", 14), ("kill", "checkpoint", 2)]
-SLOW = [("kill", "update", 3), ("kill", "update", 9), ("kill", "rename", 2)]
-SLOW += [("half", "memo", 2), ("half", "memo", 8), ("half", "log", 6)]
-KILLED += [pytest.param(fault, marks=pytest.mark.slow) for fault in SLOW]
+def test_a_run_of_four_attempts_is_straight(straight, heldout, tmp_path):
+    """Killed in an update of step 4, then in the checkpoint of step 4; stopped by Ctrl-C in the
+    rollouts of step 4, which saves step 3. (An update is one of 4 calls a step, a rollout of 2.)
+    """
+    folder = tmp_path / "run"
+    run(folder, *heldout, fault=("kill", "update", 14), check=-signal.SIGKILL)
+    again = run(folder, *heldout, "--resume", fault=("kill", "checkpoint", 1))
+    assert again.returncode == -signal.SIGKILL and "step-000002" in again.stdout
+    again = run(folder, *heldout, "--resume", fault=("interrupt", "rollout", 3), check=130)
+    assert "ignoring" in again.stdout and ".tmp" in again.stdout
+    assert "stopped after step 3, all saved" in again.stdout and "--resume" in again.stdout
+    assert names(folder / "checkpoints") == ["step-000002", "step-000003"]
+    assert len(lines(folder / "metrics.jsonl")) == 1 + 3
+    run(folder, "--resume", *heldout, check=0)
+    assert_same(straight, folder)
 
 
+# update: 4 a step, so call 3 is inside step 1, before any checkpoint; checkpoint: the second one;
+# memo: about 3 a step; log: 2 a step after the one before training
+KILLED = [("kill", "update", 3), ("kill", "update", 9), ("kill", "checkpoint", 2)]
+KILLED += [("kill", "rename", 2), ("half", "memo", 2), ("half", "memo", 8), ("half", "log", 6)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", KILLED, ids=lambda fault: "-".join(map(str, fault)))
 def test_killed_and_resumed_is_straight(straight, heldout, tmp_path, fault):
     what, where, nth = fault
@@ -112,28 +131,22 @@ def test_killed_and_resumed_is_straight(straight, heldout, tmp_path, fault):
         file = {"memo": "teacher.jsonl", "log": "metrics.jsonl"}[where]
         assert not (folder / file).read_bytes().endswith(b"\n")
     resumed = run(folder, "--resume", *heldout, check=0)
-    if nth < 4 and where in ("update", "memo"):
-        assert "begins at step 1" in resumed.stdout
-    if where == "checkpoint":
-        assert "ignoring" in resumed.stdout and ".tmp" in resumed.stdout
+    assert ("begins at step 1" in resumed.stdout) == (nth < 4 and where in ("update", "memo"))
+    assert ("ignoring" in resumed.stdout) == (where == "checkpoint")
     assert_same(straight, folder)
 
 
-# rollout() is called twice a step, so call 3 is the plain rollouts of step 2; call 6 of AdamW is in
-# its update
-SAVED = [("rollout", 3, 1), pytest.param("update", 6, 2, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("where, nth, saved", SAVED)
+@pytest.mark.slow
+@pytest.mark.parametrize("where, nth, saved", [("rollout", 3, 1), ("update", 6, 2)])
 def test_ctrl_c_saves_first(straight, heldout, tmp_path, where, nth, saved):
-    """Rollouts are left at once, and the step before is saved; an update under way is finished, and
-    its step saved.
+    """In step 2. Rollouts are left at once, and the step before is saved; an update under way is
+    finished, and its step saved.
     """
     folder = tmp_path / "run"
     out = run(folder, *heldout, fault=("interrupt", where, nth), check=130).stdout
     assert f"stopped after step {saved}, all saved" in out and "--resume" in out
     assert "Traceback" not in out
-    assert checkpoint.complete(folder / "checkpoints")[-1].name == f"step-{saved:06d}"
+    assert names(folder / "checkpoints")[-1] == f"step-{saved:06d}"
     assert len(lines(folder / "metrics.jsonl")) == 1 + saved
     run(folder, "--resume", *heldout, check=0)
     assert_same(straight, folder)
