@@ -271,6 +271,19 @@ def test_prune_keeps_the_newest(pair, tmp_path, keep):
     assert [p.name for p in checkpoint.complete(tmp_path)] == names(tmp_path) == all_names[-keep:]
 
 
+def test_a_resumed_run_saves_when_its_own_checkpoint_is_pruned(pair, tmp_path):
+    """With what belongs to classes that are not loaded, the video processor's settings."""
+    path = checkpoint.save(tmp_path, 1, *pair, {})
+    (path / "model/video_preprocessor_config.json").write_text("{}")
+    lm, optimizer, _ = loaded(path)
+    for step in (2, 3):
+        checkpoint.save(tmp_path, step, lm, optimizer, {}, keep=1)
+        assert names(tmp_path) == [f"step-{step:06d}"]
+    checkpoint.publish(lm, tmp_path / "final")
+    for folder in (tmp_path / "step-000003/model", tmp_path / "final"):
+        assert (folder / "video_preprocessor_config.json").read_text() == "{}"
+
+
 def fails(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
