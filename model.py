@@ -8,9 +8,8 @@ way and simply have no image processor.
     lm = load("assets/student")
 """
 
-import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,7 @@ class LM:
     video_id: int = -1
     compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
     max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
+    aside: dict[str, bytes] = field(default_factory=dict)  # files that are saved as they were read
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
 
     @property
@@ -169,6 +169,8 @@ def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
     lm = from_parts(net, tokenizer, image_processor, path)
     lm.compute = compute
+    if image_processor is not None:
+        lm.aside = read_aside(path)
     return lm
 
 
@@ -234,21 +236,26 @@ def save(lm, folder, weights=None):
     """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image
     processor.
 
-    weights: {name: full tensor} where the net itself holds only shards of them. What belongs to
-    classes that are not loaded here (the video processor) is copied, so that servers find it.
+    weights: {name: full tensor} where the net itself holds only shards of them.
     """
     lm.net.save_pretrained(folder, state_dict=weights)
     lm.tokenizer.save_pretrained(folder)
-    if lm.image_processor is None:
-        return
-    lm.image_processor.save_pretrained(folder)
-    for name in ("video_preprocessor_config.json", "processor_config.json"):
-        quiet = {
-            f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")
-        }
-        source = cached_file(lm.path, name, **quiet, _raise_exceptions_for_connection_errors=False)
-        if source:
-            shutil.copyfile(source, Path(folder) / name)
+    if lm.image_processor is not None:
+        lm.image_processor.save_pretrained(folder)
+    for name, content in lm.aside.items():
+        (Path(folder) / name).write_bytes(content)
+
+
+def read_aside(path):
+    """{name: content} of the files of classes that are not loaded here (the video processor), so
+    that servers find them in what is saved. Read at once: the folder may be a checkpoint that is
+    gone by then.
+    """
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")}
+    quiet["_raise_exceptions_for_connection_errors"] = False
+    names = ("video_preprocessor_config.json", "processor_config.json")
+    found = {name: cached_file(path, name, **quiet) for name in names}
+    return {name: Path(file).read_bytes() for name, file in found.items() if file}
 
 
 # ---- forward -------------------------------------------------------------------------------------

@@ -7,36 +7,34 @@ Why each setting is what it is:
   themselves (they are thousands, where an embedding is padded: a logit bias per request would send
   them to the GPU with each one).
 * A prompt goes in as ids with ONE placeholder per image or video, and comes back expanded. We
-  expand it as well (model.expand) and compare: an expansion that differs would train on other ids
-  than were sampled. Pictures are resized here, by the trainer's own image processor's rule, so that
-  both sides see the same pixels.
+  expand it as well (processor.expand) and compare: an expansion that differs would train on other
+  ids than were sampled. Pictures are resized here, by the trainer's own image processor's rule, so
+  that both sides see the same pixels.
 * Weights arrive through vLLM's reload_weights; then every cache is dropped (an old encoder cache
   would show old images).
 * On several ranks vLLM must not build one engine over all of them: OnThisDevice gives each process
   an engine on its own GPU. The first engine is made by all ranks together (vLLM opens process
   groups then); after that each rank is on its own.
-* An engine that is let go closes torch.distributed for the whole process, other engines and the
-  trainer included: keep it to the end, or let it go before anything else is opened.
+* An engine lives as long as its process: vLLM's own end would close torch.distributed for the
+  trainer as well.
 
-A CPU can run it, through .ci/vllm-cpu, which is how tests/test_vllm.py does; it is slow there and
-keeps no memory to give back.
+A CPU can run it, through .ci/vllm-cpu, which is how tests/engines/test_vllm.py does; it is slow
+there and keeps no memory to give back.
 """
 
 import logging
 import os
 import random
+from contextlib import contextmanager
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
-    "0"  # the engine in this process: weights are handed over, not sent
-)
-os.environ.setdefault(
-    "VLLM_USE_V2_MODEL_RUNNER", "0"
-)  # the runner that tests/test_vllm.py has shown to sample what we train
+# the engine in this process: weights are handed over, not sent
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+# the runner that the tests have shown to sample what we train
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault(
-    "VLLM_CPU_OMP_THREADS_BIND", "nobind"
-)  # leaves the cores of this process as they are
+# leaves the cores of this process as they are
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -47,6 +45,7 @@ from vllm.sampling_params import RequestOutputKind  # noqa: E402
 from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
 
 from engines.base import Engine  # noqa: E402
+from processor import opened  # noqa: E402
 from records import Sample  # noqa: E402
 
 # said at every sync of a model whose head is its embedding, which brings no weights of its own
@@ -63,27 +62,13 @@ class VLLMEngine(Engine):
 
     memory: share of the GPU for weights, activations and KV cache together; max_len: longest prompt
     + response, 0 for the model's own; seed: of the engine, other on each rank (prompts bring their
-    own seeds); sleep: whether sleep() is wanted (of one engine a process, that is all that vLLM
-    can); stays: whether it lives as long as the process, by default if it sleeps; options: more
-    arguments of vllm.LLM.
+    own seeds); options: more arguments of vllm.LLM.
     """
 
-    def __init__(
-        self,
-        path,
-        lm,
-        dtype="bfloat16",
-        memory=0.4,
-        max_len=0,
-        seed=0,
-        sleep=True,
-        stays=None,
-        **options,
-    ):
+    def __init__(self, path, lm, dtype="bfloat16", memory=0.4, max_len=0, seed=0, **options):
         super().__init__(lm, str(path))
-        gpu = current_platform.is_cuda()
         self.max_len = min(max_len or lm.window, lm.window)
-        self.can_sleep, self.asleep = sleep and gpu, False
+        self.can_sleep, self.asleep = current_platform.is_cuda(), False
         self.queued = {}  # request id -> (key, expanded Prompt, n)
         self.count = 0  # requests so far: their ids
         settings = {
@@ -97,7 +82,7 @@ class VLLMEngine(Engine):
             "enable_sleep_mode": self.can_sleep,
             "distributed_executor_backend": OnThisDevice,
         }
-        if not gpu:
+        if not current_platform.is_cuda():
             # no prompt in two parts: after the first, vLLM sets a seeded generator back in a way
             # that only a GPU's can be
             settings |= {
@@ -106,15 +91,13 @@ class VLLMEngine(Engine):
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(8192, self.max_len),
             }
-        if lm.image_processor is not None:  # frames come resized, see _vision
+        if lm.image_processor is not None:  # frames come resized, see _video
             settings["mm_processor_kwargs"] = {"videos_kwargs": {"do_resize": False}}
         with _own_randomness():
             self.llm = LLM(self.name, **settings | options)
         self.engine = self.llm.llm_engine
-        if sleep if stays is None else stays:
-            # vLLM's own end takes torch.distributed down for the whole process, trainer and other
-            # engines included: an engine that shares a process with a trainer ends with it
-            self.engine.engine_core._finalizer.detach()
+        # or its end would take torch.distributed down for the whole process
+        self.engine.engine_core._finalizer.detach()
         banned = lm.banned.tolist()
         self.llm.apply_model(lambda net: _ban(net, banned))
 
@@ -138,9 +121,9 @@ class VLLMEngine(Engine):
         """Engine.submit"""
         expanded, vision = self.fitted(prompt, max_new_tokens)
         self.wake()
-        # sample j of n gets the seed s + j inside vLLM; seeds are hashes, so no two prompts
-        # overlap. Greedy: one is all n.
         params = SamplingParams(
+            # sample j of n gets the seed s + j inside vLLM; seeds are hashes, so no two prompts
+            # overlap. Greedy: one is all n.
             n=n if temperature else 1,
             seed=seed % 2**62,
             max_tokens=max_new_tokens,
@@ -167,11 +150,8 @@ class VLLMEngine(Engine):
         if not self.queued:
             return []
         self.wake()
-        return [
-            self._group(out)
-            for out in self.engine.step()
-            if out.finished and out.request_id in self.queued
-        ]
+        finished = [o for o in self.engine.step() if o.finished and o.request_id in self.queued]
+        return [self._group(out) for out in finished]
 
     @property
     def busy(self):
@@ -188,9 +168,8 @@ class VLLMEngine(Engine):
         KV cache never exist at once: memory for the weights comes back first, and for the cache
         when they are in place.
         """
-        assert not self.busy and named is not None, (
-            "new weights, and not in the middle of a response"
-        )
+        assert not self.busy, "new weights in the middle of a response"
+        assert named is not None, "vLLM has weights of its own"
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
@@ -202,9 +181,7 @@ class VLLMEngine(Engine):
         self.llm.reset_mm_cache()
         self.engine.reset_encoder_cache()
         if not self.llm.reset_prefix_cache():
-            raise RuntimeError(
-                "vLLM kept its prefix cache after a weight sync: some request is still running"
-            )
+            raise RuntimeError("vLLM kept its prefix cache: some request is still running")
 
     def sleep(self):
         """Engine.sleep; the weights wait in the CPU's memory."""
@@ -223,46 +200,36 @@ class VLLMEngine(Engine):
         """What vLLM takes: ids with one placeholder each, and pictures that need no resizing."""
         ids, data = list(prompt.ids), {}
         if "image" in vision:
-            data["image"] = [
-                _resized(self.lm, image, grid)
-                for image, grid in zip(prompt.images, vision["image"][1])
-            ]
+            pairs = zip(opened(prompt.images, prompt), vision["image"][1])
+            data["image"] = [_resized(self.lm, image, grid) for image, grid in pairs]
         if "video" in vision:
             data["video"] = [_video(self.lm, prompt, vision["video"][1][0])]
+            # vLLM writes a <vision_start> and <vision_end> for each patch of time
             k = ids.index(self.lm.video_id)
-            del (
-                ids[k + 1],
-                ids[k - 1],
-            )  # vLLM writes a <vision_start> and <vision_end> for each patch of time
-        return {"prompt_token_ids": ids} | ({"multi_modal_data": data} if data else {})
+            del ids[k + 1], ids[k - 1]
+        request = {"prompt_token_ids": ids}
+        return request | {"multi_modal_data": data} if data else request
 
     def _group(self, out):
         """(key, Samples) of a finished vllm.RequestOutput."""
         key, prompt, n = self.queued.pop(out.request_id)
-        if tuple(out.prompt_token_ids) != prompt.ids:
-            found, pads = out.prompt_token_ids, (self.lm.image_id, self.lm.video_id)
+        found = tuple(out.prompt_token_ids)
+        if found != prompt.ids:
+            pads = self.lm.image_id, self.lm.video_id
+            theirs, ours = (sum(i in pads for i in ids) for ids in (found, prompt.ids))
             raise ValueError(
-                f"{self.name}: vLLM expanded a prompt to {len(found)} ids ({sum(i in pads for i in found)} visual), "
-                f"the trainer to {len(prompt.ids)} ({sum(i in pads for i in prompt.ids)} visual): "
-                f"it would not train on what was sampled"
+                f"{self.name}: vLLM expanded a prompt to {len(found)} ids ({theirs} visual), the "
+                f"trainer to {len(prompt.ids)} ({ours} visual): it would not train on what was "
+                f"sampled"
             )
         samples = []
-        for response in sorted(out.outputs, key=lambda r: r.index):
-            ids = tuple(response.token_ids)
-            logps = tuple(
-                at[token].logprob for at, token in zip(response.logprobs, ids, strict=True)
-            )
-            assert response.finish_reason in ("stop", "length"), response.finish_reason
+        for r in sorted(out.outputs, key=lambda r: r.index):
+            assert r.finish_reason in ("stop", "length"), r.finish_reason
+            ids = tuple(r.token_ids)
+            logps = tuple(at[i].logprob for at, i in zip(r.logprobs, ids, strict=True))
+            text = self.lm.tokenizer.decode(ids, skip_special_tokens=True)
+            samples.append(Sample(prompt, ids, logps, text, r.finish_reason == "length"))
             self.tokens += len(ids)
-            samples.append(
-                Sample(
-                    prompt,
-                    ids,
-                    logps,
-                    self.lm.tokenizer.decode(ids, skip_special_tokens=True),
-                    response.finish_reason == "length",
-                )
-            )
         return key, samples * (n // len(samples))
 
 
@@ -282,9 +249,7 @@ def _ban(net, banned):
     """
     plain, device = net.compute_logits, next(net.parameters()).device
     banned = torch.tensor(banned, dtype=torch.long, device=device)
-    net.compute_logits = lambda *args, **kwargs: plain(*args, **kwargs).index_fill_(
-        -1, banned, -torch.inf
-    )
+    net.compute_logits = lambda *a, **k: plain(*a, **k).index_fill_(-1, banned, -torch.inf)
 
 
 def _pack_heads(net):
@@ -302,38 +267,30 @@ def _resized(lm, image, grid):
     """
     _, h, w = grid.tolist()
     patch = lm.image_processor.patch_size
-    return image.convert("RGB").resize((w * patch, h * patch), lm.image_processor.resample)
+    return image.resize((w * patch, h * patch), lm.image_processor.resample)
 
 
 def _video(lm, prompt, grid):
     """vLLM's video item: ((frames, height, width, 3) uint8, metadata), an even number of frames,
-    timestamps as model.expand's.
+    timestamps as processor.expand's.
     """
-    frames = [np.asarray(_resized(lm, f, grid)) for f in prompt.video]
+    frames = [np.asarray(_resized(lm, f, grid)) for f in opened(prompt.video, prompt)]
     frames += [frames[-1]] * (-len(frames) % lm.image_processor.temporal_patch_size)
-    return np.stack(frames), {
-        "fps": prompt.video_fps,
-        "frames_indices": list(range(len(frames))),
-        "total_num_frames": len(frames),
-        "duration": len(frames) / prompt.video_fps,
-        "do_sample_frames": False,
-    }
+    n, fps = len(frames), prompt.video_fps
+    facts = {"fps": fps, "frames_indices": list(range(n)), "total_num_frames": n}
+    return np.stack(frames), facts | {"duration": n / fps, "do_sample_frames": False}
 
 
-class _own_randomness:
+@contextmanager
+def _own_randomness():
     """vLLM seeds the process's generators when it starts; the trainer's go on as if it had not."""
-
-    def __enter__(self):
-        self.python, self.numpy, self.torch = (
-            random.getstate(),
-            np.random.get_state(),
-            torch.get_rng_state(),
-        )
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-
-    def __exit__(self, *error):
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.torch)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(self.cuda)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)

@@ -1,7 +1,7 @@
-"""Whole ZPPO steps with the real vLLM engine as sampler and teacher, on a CPU: alone, and under
-torchrun.
+"""Whole ZPPO steps with the real vLLM engine as sampler and its server as teacher, on a CPU: alone,
+and under torchrun.
 
-.ci/vllm-cpu VENV && VENV/bin/python -m pytest tests/test_vllm_run.py -n 0 -m vllm
+    .ci/vllm-cpu VENV && VENV/bin/python -m pytest tests/engines/test_vllm_run.py -n 0 -m vllm
 """
 
 import json
@@ -13,65 +13,36 @@ from pathlib import Path
 
 import pytest
 
+import tiny
+
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(
-        find_spec("vllm") is None,
-        reason="vLLM is not installed here; .ci/vllm-cpu VENV makes an environment that has it, for a CPU",
-    ),
-]
+WHY = "vLLM is not installed here; .ci/vllm-cpu VENV makes an environment that has it, for a CPU"
+pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None, reason=WHY)]
+
 # A learning rate that moves the policy visibly in one step: a sampler left at the old weights had
 # 0.02 and 0.13 in steps 2 and 3.
-FLAGS = [
-    "--engine",
-    "vllm",
-    "--dtype",
-    "bfloat16",
-    "--steps",
-    "3",
-    "--batch",
-    "3",
-    "--iterations",
-    "2",
-    "--rollouts",
-    "8",
-    "--aug",
-    "1",
-    "--lr",
-    "2e-3",
-    "--save-every",
-    "0",
-    "--device",
-    "cpu",
-]
+FLAGS = """--engine vllm --dtype bfloat16 --steps 3 --batch 3 --iterations 2 --rollouts 8 --aug 1
+    --lr 2e-3 --save-every 0 --device cpu""".split()
 
 
-def run(out, start, heldout):
-    done = subprocess.run(
-        [*start, str(ROOT / "train.py"), *FLAGS, "--heldout", str(heldout), "--out", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
-    )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, (
-        done.stdout[-2000:] + done.stderr[-3000:]
-    )
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
+def play(*command):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+    command = [sys.executable, *map(str, command)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    said = done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.returncode == 0 and "Traceback" not in done.stderr, said
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def heldout(tmp_path_factory):
-    import tiny
-
     file = tmp_path_factory.mktemp("heldout") / "q.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"id": q.id, "question": q.question, "answer": q.answer}) + "\n"
-            for q in tiny.questions("heldout_text")[:8]
-        )
-    )
+    rows = [(q.id, q.question, q.answer) for q in tiny.questions("heldout_text")[:8]]
+    rows = [dict(zip(("id", "question", "answer"), row)) for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
@@ -80,66 +51,38 @@ def check(records):
     before and after the weights moved.
     """
     assert len(records) == 3 and all(r["groups"]["new"]["groups"] == 6 for r in records)
-    assert all(
-        sum(r["groups"][kind]["groups"] for r in records) > 0 for kind in ("bcq", "ncq", "replay")
-    )
+    for kind in ("bcq", "ncq", "replay"):
+        assert sum(r["groups"][kind]["groups"] for r in records) > 0
     assert any(r["grad_norm"] > 0.05 and r["trained"] > 100 for r in records[:2])
-    for r in records:
-        assert r["gap_mean"] < 0.01 and r["gap_outside"] < 0.02, (
-            r["step"],
-            r["gap_mean"],
-            r["gap_max"],
-        )
-    print([(r["gap_mean"], r["gap_max"]) for r in records])
+    gaps = [(r["gap_mean"], r["gap_max"], r["gap_outside"]) for r in records]
+    print(gaps)
+    assert all(mean < 0.01 and outside < 0.02 for mean, _, outside in gaps), gaps
 
 
 def test_zppo_steps_with_vllm(tmp_path, heldout):
-    check(run(tmp_path / "run", [sys.executable], heldout))
+    play(ROOT / "train.py", *FLAGS, "--heldout", heldout, "--out", tmp_path / "run")
+    check(read(tmp_path / "run/metrics.jsonl")[1:])
 
 
 def test_two_students_and_a_teacher_with_vllm(tmp_path, heldout):
     """torchrun, three processes, three engines; rank by rank another number of prompts."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
-    check(run(tmp_path / "run", launch, heldout))
+    torchrun = "-m torch.distributed.run --standalone --nproc_per_node=3".split()
+    more = ["--teacher-ranks", 1, "--heldout", heldout, "--out", tmp_path / "run"]
+    play(*torchrun, ROOT / "train.py", *FLAGS, *more)
+    check(read(tmp_path / "run/metrics.jsonl")[1:])
 
 
 def test_eval_with_vllm_workers(tmp_path):
     """eval.py, data parallel: two worker processes with an engine each, greedy, agree with
     transformers on nearly every question.
     """
-    scores = {}
+    said = {}
     for engine, workers in (("vllm", 2), ("hf", 1)):
+        flags = f"--tiny --limit 16 --engine {engine} --workers {workers} --dtype bfloat16".split()
         out = tmp_path / engine
-        done = subprocess.run(
-            [
-                sys.executable,
-                str(ROOT / "eval.py"),
-                str(ROOT / "assets/student"),
-                "--tiny",
-                "--limit",
-                "16",
-                "--engine",
-                engine,
-                "--workers",
-                str(workers),
-                "--dtype",
-                "bfloat16",
-                "--out",
-                str(out),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        lines = [
-            json.loads(line)
-            for f in sorted((out / "responses").glob("*.jsonl"))
-            for line in f.read_text().splitlines()
-        ]
-        scores[engine] = {r["id"]: r["response"] for r in lines}
-    same = sum(scores["vllm"][k] == scores["hf"][k] for k in scores["hf"])
-    assert (
-        scores["vllm"].keys() == scores["hf"].keys() and len(scores["hf"]) == 48 and same >= 46
-    ), same
+        play(ROOT / "eval.py", ROOT / "assets/student", *flags, "--out", out)
+        rows = [r for f in sorted((out / "responses").glob("*.jsonl")) for r in read(f)]
+        said[engine] = {r["id"]: r["response"] for r in rows}
+    same = sum(said["vllm"][k] == said["hf"][k] for k in said["hf"])
+    assert said["vllm"].keys() == said["hf"].keys() and len(said["hf"]) == 48
+    assert same >= 46
