@@ -434,8 +434,8 @@ ROW = json.dumps(GOOD)
 @pytest.mark.parametrize(
     "name, raw, what",
     [
-        ("a.jsonl.gz", gzip.compress(ROW.encode()), "packed .gzip.; gunzip"),
-        ("a.jsonl", gzip.compress(ROW.encode()), "packed .gzip.; gunzip"),
+        ("a.jsonl.gz", gzip.compress(ROW.encode(), mtime=0), "packed .gzip.; gunzip"),
+        ("a.jsonl", gzip.compress(ROW.encode(), mtime=0), "packed .gzip.; gunzip"),
         ("a.jsonl", b"PK\x03\x04" + bytes(20), "zip"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd" + bytes(20), "Zstandard"),
         ("a.jsonl", b"BZh91AY" + bytes(20), "bzip2"),
