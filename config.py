@@ -403,15 +403,18 @@ def resolve_teacher(cfg):
     """Fill in who the teacher is and where. Raises ValueError for flags that exclude each other."""
     distill = cfg.method in DISTILL
     cfg.teacher_given = bool(cfg.teacher)
+    # on-distill reads weights and asks nothing: a server beside it judges free-form answers
+    judge_only = cfg.method == "on-distill" and cfg.teacher_ranks <= 0
     elsewhere = cfg.teacher or distill or cfg.teacher_ranks > 0
-    if cfg.teacher_url and elsewhere:
+    if cfg.teacher_url and elsewhere and not judge_only:
         raise ValueError(
             "--teacher-url is the teacher: give it without --teacher, --teacher-ranks and "
-            "distillation, which reads the teacher's weights"
+            "off-policy distillation, which reads the teacher's weights (with on-distill it is "
+            "the judge of free-form answers)"
         )
     own_student = cfg.student not in STUDENTS
     asked = needs_teacher(cfg) or distill
-    if own_student and asked and not (cfg.teacher or cfg.teacher_url):
+    if own_student and asked and not (cfg.teacher or (cfg.teacher_url and not distill)):
         raise ValueError(
             f"--student {cfg.student} needs a --teacher (or --method grpo); the tiny one knows "
             f"only digits"

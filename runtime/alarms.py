@@ -8,7 +8,7 @@ names of the alarms that were told. A resumed run does not repeat them.
 
 from collections import Counter
 
-from config import wants_answers
+from config import DISTILL, wants_answers
 from reward import last_boxed
 
 EARLY = (
@@ -82,7 +82,7 @@ def _reason(sample, question):
 
 
 def _all_right(state, record, groups, cfg):
-    if not due(state, cfg) or state["correct"] < state["samples"]:
+    if not due(state, cfg) or state["correct"] < state["samples"] or cfg.method in DISTILL:
         return None
     steps = plural(state["steps"], "step")
     return f"all rewards of the first {steps} are 1: these questions teach nothing"
@@ -101,7 +101,9 @@ def _truncated(state, record, groups, cfg):
 
 
 def _no_spread(state, record, groups, cfg):
-    if not due(state, cfg) or state["spread"] or not 0 < state["correct"] < state["samples"]:
+    if not due(state, cfg) or state["spread"] or cfg.method in DISTILL:
+        return None
+    if not 0 < state["correct"] < state["samples"]:
         return None
     steps = plural(state["steps"], "step")
     return (

@@ -110,6 +110,17 @@ def test_a_distillations_batch_is_what_the_flag_says(method):
     assert flags(["--method", method]).new_prompts == flags([]).new_prompts
 
 
+def test_on_distill_may_have_a_judge():
+    """Free-form answers need one, and its teacher is read, not asked."""
+    url = ("--teacher-url", "http://localhost:1")
+    judged = flags([*ON, *url, "--teacher", "tiny"])
+    assert needs_teacher(judged) and not wants_answers(judged) and judged.teacher_ranks == 0
+    assert flags([*ON, *url]).teacher == "tiny"
+    assert "--teacher-url is the teacher" in refused([*OFF, *url])
+    assert "--teacher-url is the teacher" in refused([*ON, *url, "--teacher-ranks", 1])
+    assert "needs a --teacher" in refused([*ON, *url, "--student", "./x", "--device", "cpu"])
+
+
 # ---- without a teacher ---------------------------------------------------------------------------
 
 

@@ -106,6 +106,17 @@ def test_no_spread(run):
     assert r.told == [[]] * 4
 
 
+@pytest.mark.parametrize("method", ["off-distill", "on-distill"])
+def test_a_divergence_needs_no_spread(run, method):
+    r = run("--method", method)
+    for _ in range(4):
+        r.step(group(0, RIGHT, RIGHT), group(1, WRONG, WRONG))
+    alike = run("--method", method)
+    for _ in range(4):
+        alike.step(group(0, RIGHT, RIGHT))
+    assert r.told == alike.told == [[]] * 4
+
+
 @pytest.mark.parametrize("cut, total, rings", [(1, 4, False), (2, 7, True), (4, 4, True)])
 def test_cut_off_above_a_quarter(run, cut, total, rings):
     r = run().step(group(0, *[CUT] * cut, *[RIGHT] * (total - cut)))
