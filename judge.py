@@ -17,9 +17,8 @@ import re
 JUDGE = """You compare a response with the gold answer of a question. Do not solve the question \
 and do not judge the reasoning.
 The response is correct if its final answer means the same as the gold answer: another notation, \
-a unit, an equivalent expression or
-the text of the right option is fine. It is wrong if the answers differ, if it gives several \
-answers, or if it gives none.
+a unit, an equivalent expression or the text of the right option is fine. It is wrong if the \
+answers differ, if it gives several answers, or if it gives none.
 
 Question:
 {question}

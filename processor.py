@@ -37,10 +37,11 @@ def encode(lm, text, images=(), video=(), thinking=True):
     """One user turn, ready for the model to answer, as a Prompt with one placeholder id per image
     or video.
 
-    lm: a loaded model (model.py); text: str, used verbatim; images: decoded PIL images; video: PIL
-    frames, or none. thinking: whether the template's generation prompt leaves `<think>` open
-    (templates without the switch ignore it). Raises ValueError when the template drops or repeats
-    the text, or when images are given to a text-only model.
+    lm: a loaded model (model.py); text: str, used verbatim; images, video: PIL images, or paths,
+    data URIs, bytes that are opened when their pixels are needed. thinking: whether the template's
+    generation prompt leaves `<think>` open (templates without the switch ignore it). Raises
+    ValueError when the template drops or repeats the text, or when images are given to a text-only
+    model.
     """
     if (images or video) and lm.image_processor is None:
         raise ValueError(

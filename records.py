@@ -1,4 +1,5 @@
-"""The records that cross file boundaries: Prompt, RolloutRequest, Sample, Group.
+"""The records that cross file boundaries: Prompt, RolloutRequest, Sample, Group, and what a method
+is: Reformulation, Method.
 
 Nothing here is padded and nothing is a tensor: token ids are the truth, text is for graders and
 people. The ids of a Sample are exactly those that the sampler consumed and produced, so that the
@@ -19,8 +20,8 @@ class Prompt:
     """A tokenized prompt. `ids` hold ONE placeholder id per image or video until an engine expands
     it (processor.expand).
 
-    images, video: PIL images, or what data.decode opens: paths, data URIs, bytes. They are opened
-    when their pixels are needed.
+    images, video: PIL images, or what pictures.decode opens (paths, data URIs, bytes) when their
+    pixels are needed.
     """
 
     ids: tuple[int, ...]
@@ -95,8 +96,8 @@ class Reformulation(NamedTuple):
     requests: list[RolloutRequest]  # at most the cap, BCQs first
     teacher_answers: dict[int, list[Sample]]  # correct ones, by the id of each hard plain group
     too_long: int  # prompts that were left out because they fill the context window
-    candidates_asked: int = 0  # responses that were to be shown, and those that can be: their
-    candidates_usable: int = 0  # summaries still carry their label (teacher.faithful)
+    candidates_asked: int = 0  # responses that were to be shown
+    candidates_usable: int = 0  # those whose summaries still carry their label (teacher.faithful)
 
 
 class Method(NamedTuple):

@@ -74,8 +74,8 @@ def train(cfg, job, stop):
             prompts, first_id = reformulated.requests, len(plain)
             groups = plain + rollout(engine, prompts, step, cfg, world, first_id, teacher, stop)
 
-        # 6. Update: each group has its own baseline (Eq. 2), the step one standard deviation
-        # (Eq. 3); then I minibatches.
+        # 6. Update: each group has its own baseline (Eq. 2), and the whole step shares one standard
+        # deviation (Eq. 3); then I minibatches.
         samples = [s for g in groups for s in g.samples]
         rewards, group_ids = [s.reward for s in samples], [s.group_id for s in samples]
         adv = advantages(rewards, group_ids, cfg.norm).tolist()
@@ -124,6 +124,7 @@ def mean_reward_by_question(plain):
 
 def reformulate(plain, step, cfg, engine, teacher, world, rng, clock):
     """ZPPO's own Method.reformulate (section 3.2): BCQ and NCQ prompts of the hardest questions."""
+    # 2. Teacher answers, on the hard questions only; the correct ones are the BCQ pool.
     hard = [g for g in plain if g.mean_reward < cfg.tau]
     with clock("teacher"):
         answers = {g.id: [] for g in hard}
@@ -132,17 +133,20 @@ def reformulate(plain, step, cfg, engine, teacher, world, rng, clock):
     with clock("reformulate"):
         if not (cfg.bcq or cfg.ncq):
             return Reformulation([], answers, 0)
+        # 3. Pre-cap: the rho_aug * |X_new| hardest.
         order = pre_cap([g.mean_reward for g in hard], cfg.tau, cfg.max_reformulated, rng)
         hardest = [hard[i] for i in order]
+        # 4. Their BCQ and NCQ prompts, from compressed candidates.
         correct = candidates(hardest, answers, cfg, teacher, world)
         wrong_samples = {g.id: [s for s in g.samples if not s.reward] for g in hardest}
         wrong = candidates(hardest, wrong_samples, cfg, teacher, world)
         prompts, too_long = [], 0
         for g in hardest:
-            of_question = reformulations(g, correct[g.id], wrong[g.id], cfg, rng, engine.control)
+            of_question = bcq_and_ncq(g, correct[g.id], wrong[g.id], cfg, rng, engine.control)
             of_question, left_out = fitting(of_question, engine, cfg)
             prompts.append(of_question)
             too_long += left_out
+        # 5. Post-cap: one pool of at most rho_aug * |X_new| prompts, BCQ before NCQ.
         requests = post_cap(prompts, cfg.max_reformulated)
         requests.sort(key=lambda request: KINDS.index(request.kind))  # stable
     asked = sum(len(answers[g.id]) + len(wrong_samples[g.id]) for g in hardest)
@@ -170,7 +174,7 @@ def candidates(groups, samples, cfg, teacher, world):
     return out
 
 
-def reformulations(group, correct, wrong, cfg, rng, control):
+def bcq_and_ncq(group, correct, wrong, cfg, rng, control):
     """The BCQ and NCQ RolloutRequests of a question, in this order, as far as its candidates allow
     them (Figs. 17, 18).
     """
@@ -179,16 +183,29 @@ def reformulations(group, correct, wrong, cfg, rng, control):
         right = rng.choice(correct)
         # a box in one of the two only would tell which is right
         alike = [w for w in wrong if (last_boxed(w) is None) == (last_boxed(right) is None)]
-        shown = (right,), (rng.choice(alike or wrong),)
-        text = bcq(q.question, shown[0][0], shown[1][0], rng, control)
-        requests.append(RolloutRequest("bcq", group.origin, q, text, (), *shown))
+        mistake = rng.choice(alike or wrong)
+        request = RolloutRequest(
+            "bcq",
+            group.origin,
+            q,
+            bcq(q.question, right, mistake, rng, control),
+            correct_candidates=(right,),
+            wrong_candidates=(mistake,),
+        )
+        requests.append(request)
     if cfg.ncq and wrong:
         # a response without a box lists nothing
         boxes = [last_boxed(s.text) or "" for s in group.samples if not s.reward]
         listed = distinct([clean(box, control) for box in boxes])
-        text = ncq(q.question, wrong, listed, rng, control)
-        shown = (), tuple(wrong), tuple(listed)
-        requests.append(RolloutRequest("ncq", group.origin, q, text, (), *shown))
+        request = RolloutRequest(
+            "ncq",
+            group.origin,
+            q,
+            ncq(q.question, wrong, listed, rng, control),
+            wrong_candidates=tuple(wrong),
+            listed_answers=tuple(listed),
+        )
+        requests.append(request)
     return requests
 
 

@@ -1,7 +1,8 @@
 """From flags to a run: data, models, engines, teacher, each in its place, checked and told before
 any long work; and how a run ends.
 
-Nothing here decides what a step does.
+What a step does stands in train.py; here is what it needs to begin: its questions, opened, and a
+teacher that works ahead.
 """
 
 import json

@@ -3,7 +3,7 @@ W&B.
 
 Metrics are sums and counts, added up over the whole rollout step and divided once, by whoever reads
 them: a mean of means, or the last micro-batch alone, would lie. The paper's own measurements (ZPPO
-section 5 and Appendix F; Figs. 4, 5a, 20-25, Tables 16 and 17) are all here, so that plot.py can
+section 5 and Appendix F; Figs. 4, 5a, 20-25, Tables 16 and 17) are all here, so that figures/ can
 draw them.
 """
 

@@ -87,7 +87,8 @@ class World:
         self.right, self.steps, self.visits, self.updates = right, [], Counter(), 0
         self.script = {"teacher": None, "says": None, "hint": None, "continues": None} | script
         settings = f"--n {N} --steps {steps} --iterations 1 --save-every 0 --show 0"
-        self.cfg = cfg(settings, argv, "" if "--no-fresh" in argv else "--fresh-teacher")
+        self.cfg = cfg(settings, argv.replace("--no-fresh-teacher", ""))
+        self.cfg.fresh_teacher = "--no-fresh" not in argv  # as a flag it is idle for some methods
         ids = [f"q{k:02d}" for k in range(questions)]
         self.questions = [Question(name, f"Item {name}?", gold(name)) for name in ids]
         self.gold = {q.id: q.answer for q in self.questions}

@@ -27,7 +27,7 @@ def shown(cfg, right, wrong, n=40):
     made = []
     for seed in range(n):
         rng = random.Random(seed)
-        requests = train.reformulations(group(wrong), [right], wrong, cfg("--no-ncq"), rng, ())
+        requests = train.bcq_and_ncq(group(wrong), [right], wrong, cfg("--no-ncq"), rng, ())
         made += [r.wrong_candidates[0] for r in requests]
     return set(made)
 
@@ -51,7 +51,7 @@ def test_where_all_have_a_box_the_draws_are_the_plain_ones(cfg):
     right, wrong = ["a \\boxed{5}", "b \\boxed{5}"], [f"\\boxed{{{k}}}" for k in range(6, 12)]
     for seed in range(20):
         rng, again = random.Random(seed), random.Random(seed)
-        [r] = train.reformulations(group(wrong), right, wrong, cfg("--no-ncq"), rng, ())
+        [r] = train.bcq_and_ncq(group(wrong), right, wrong, cfg("--no-ncq"), rng, ())
         assert r.correct_candidates == (again.choice(right),)
         assert r.wrong_candidates == (again.choice(wrong),)
         again.shuffle([0, 1])
@@ -90,6 +90,6 @@ def test_the_list_is_one_line(cfg):
     text = ncq("Q?", ["w"], ["one\ntwo", "9" * 5000], random.Random(0))
     [line] = [x for x in text.split("\n") if "WRONG" in x]
     assert "\\boxed{one two}, \\boxed{999" in line and len(line) < 300
-    [_, request] = train.reformulations(group(wrong), ["5"], wrong, cfg(), random.Random(0), ())
+    [_, request] = train.bcq_and_ncq(group(wrong), ["5"], wrong, cfg(), random.Random(0), ())
     assert request.kind == "ncq" and f"\\boxed{{{'9' * 97}...}}" in request.text
     assert request.listed_answers == ("one\ntwo", "9" * 5000)  # whole, for the audit

@@ -122,10 +122,10 @@ def test_only_zppo_has_reformulations(cfg, wrong, method, part):
 
 @pytest.mark.parametrize("method", DISTILL)
 def test_distillation_is_one_update_a_step(corpus, cfg, wrong, method):
-    """With the same new prompts a step as the other methods: batch * iterations of them."""
+    """With the same new prompts a step as the other methods, or those that --batch says."""
     message = wrong(f"--method {method} --iterations 4")
     assert "one update per rollout step" in message and "--iterations 4" in message
-    sizes = {"": 32, "--batch 5": 20, "--batch 5 --iterations 1": 5}
+    sizes = {"": 32, "--batch 5": 5, "--batch 5 --iterations 1": 5}
     for argv, batch in (sizes | {"--student 0.8b --device cpu": 384}).items():
         c = cfg(f"--method {method}", argv)
         assert (c.batch, c.iterations) == (batch, 1), argv
@@ -136,9 +136,7 @@ def test_distillation_is_one_update_a_step(corpus, cfg, wrong, method):
     assert "needs a --teacher" in wrong(f"--student ./my-model --device cpu --method {method}")
 
 
-@pytest.mark.parametrize(
-    "argv", ["--teacher tiny", "--teacher-ranks 1", "--method off-distill", "--method on-distill"]
-)
+@pytest.mark.parametrize("argv", ["--teacher tiny", "--teacher-ranks 1", "--method off-distill"])
 def test_a_server_is_the_only_teacher(cfg, wrong, argv):
     message = wrong("--teacher-url http://localhost:1", argv)
     assert "--teacher-url is the teacher" in message
@@ -167,8 +165,8 @@ def test_who_needs_a_teacher_rank(monkeypatch, cfg, method):
     assert cfg(on_gpu).teacher_ranks == (0 if method in ("grpo", "on-distill") else -1)
     assert cfg(f"--method {method}").teacher_ranks == 0
     for argv in (on_gpu, f"--method {method}"):
-        named = cfg(argv, "--teacher tiny --teacher-ranks 1").teacher_ranks
-        assert named == (0 if method == "on-distill" else 1)
+        if method != "on-distill":  # there it would do nothing
+            assert cfg(argv, "--teacher tiny --teacher-ranks 1").teacher_ranks == 1
 
 
 RECIPES = {"iterations": [1, 4, 8, 16], "norm": ["nonzero", "all", "none"]}

@@ -85,9 +85,9 @@ def test_the_hardest_that_the_teacher_solves(play, method, cap, solved, want):
 
 @pytest.mark.parametrize("method", ["hint", "prefix"])
 def test_the_buffer_stays_unless_switched_off(play, method):
-    argv = f"--method {method} --batch 4 --replay 1 --aug 0.5"
+    argv = f"--method {method} --batch 4 --aug 0.5"
     right = lambda name, kind, visit: 8 if kind != "plain" else number(name) + visit
-    world = play(right, argv, questions=8, steps=4)
+    world = play(right, f"{argv} --replay 1", questions=8, steps=4)
     assert world.buffers() == second_reading(world)
     assert any(g.origin == "replay" for s in world.steps for g in of(s, method))
     assert all(len(of(s, method)) <= 2 for s in world.steps)
@@ -438,7 +438,7 @@ def whole_run(monkeypatch, folder, tmp_path):
     def make(argv):
         out = tmp_path / f"run{next(numbers)}"
         argv = f"--data {folder} --out {out} --device cpu --save-every 0 --show 99 {argv}"
-        sizes = "--steps 2 --batch 3 --n 4 --aug 1 --tau 1 --temperature 1.7 --lr 1e-3"
+        sizes = "--steps 2 --n 4 --tau 1 --temperature 1.7 --lr 1e-3"
         assert train.main(f"{argv} {sizes}".split()) == 0
         records, groups = (read_jsonl(out / f"{name}.jsonl") for name in ("metrics", "samples"))
         return records, groups, load_file(out / "final/model.safetensors")
@@ -448,8 +448,8 @@ def whole_run(monkeypatch, folder, tmp_path):
 
 def test_zppo_without_reformulations_is_grpo(whole_run):
     """Step for step: the same groups, numbers and weights."""
-    one = whole_run("--no-bcq --no-ncq --iterations 2")
-    two = whole_run("--method grpo --iterations 2")
+    one = whole_run("--no-bcq --no-ncq --batch 3 --iterations 2")
+    two = whole_run("--method grpo --batch 3 --iterations 2")
     machine = "seconds", "peak_gb"  # what a clock or the machine decides
     kept = [[{k: v for k, v in r.items() if k not in machine} for r in x[0]] for x in (one, two)]
     assert kept[0] == kept[1] and one[1] == two[1] and len(one[1]) > 1
@@ -466,7 +466,7 @@ def test_a_whole_run(whole_run, method):
     """Two steps of the tiny student with the tiny teacher, each of the six questions at least once
     a step.
     """
-    updates = "" if method in DISTILL else "--iterations 2"
+    updates = "--batch 12" if method in DISTILL else "--batch 3 --iterations 2 --aug 1"
     records, groups, final = whole_run(f"--method {method} {updates}")
     first = load_file(ROOT / "assets/student/model.safetensors")
     assert any(not torch.equal(w, first[k]) for k, w in final.items())

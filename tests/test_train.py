@@ -75,7 +75,7 @@ def test_minibatches_make_one_rollout_step(play):
 
 
 def test_no_buffer_no_replay(play):
-    world = play(never, "--batch 4 --replay 1 --no-buffer", questions=12)
+    world = play(never, "--batch 4 --no-buffer", questions=12)
     for step in world.steps:
         assert len(of(step, "plain")) == 4 and {g.origin for g in step["groups"]} == {"new"}
 
@@ -105,7 +105,7 @@ def test_the_teacher_is_asked_exactly_the_hard_questions(play, tau):
 
 
 def test_grpo_asks_the_teacher_nothing(play):
-    world = play(mixed, "--batch 8 --no-bcq --no-ncq --aug 1")
+    world = play(mixed, "--batch 8 --no-bcq --no-ncq")
     teacher, groups = world.job.teacher, [g for s in world.steps for g in s["groups"]]
     assert teacher.engine.asked == {} and teacher.memo.records == {}
     assert {g.kind for g in groups} == {"plain"} and len(world.job.state.buffer) > 0

@@ -125,7 +125,9 @@ def test_bcq_audit_by_hand():
         (text, reward, 1, False) for texts, reward in ((right, 1), (wrong, 0)) for text in texts
     ]
     want = {"right": matches(3, 0, 0), "wrong": matches(0, 1, 3)}
-    assert audit([group(0, *rows, **BCQ)]) == {"bcq": want, "ncq": {"repeats": 0, "answers": 0}}
+    got = audit([group(0, *rows, **BCQ)])
+    assert got["bcq"] == want and got["ncq"] == {"repeats": 0, "answers": 0}
+    assert got["format"] == {"prompts": 1, "leaks": 0}  # both candidates have a box
 
 
 def test_bcq_audit_when_a_candidate_has_no_box():
