@@ -399,21 +399,23 @@ print(json.dumps([peak() - before, sum(parts.values()), parts]))
 @pytest.mark.parametrize(
     "name, layers, vocabulary, micro, argv",
     [
-        ("0.8b", 4, 64_000, 2048, ["--checkpointing"]),
-        ("0.8b", 4, 16_000, 2048, ["--no-checkpointing"]),
-        ("2b", 4, 16_000, 2048, ["--checkpointing"]),
-        ("4b", 4, 16_000, 1024, ["--checkpointing"]),
+        ("0.8b", 4, 32_000, 1024, ["--checkpointing"]),
+        ("0.8b", 4, 8_000, 1024, ["--no-checkpointing"]),
+        ("2b", 4, 8_000, 1024, ["--checkpointing"]),
     ],
 )
 def test_a_measured_peak_on_the_cpu(name, layers, vocabulary, micro, argv):
-    """Two updates of rows of 1024 tokens; the planned bytes are near the measured growth."""
+    """Two updates of rows of 512 tokens; the planned bytes are near the measured growth.
+
+    Measured: planned / measured 1.20, 0.94, 0.93, some minutes each on one busy core.
+    """
     root = Path(__file__).parent.parent.parent
     shape = json.loads((root / f"assets/presets/{name}.json").read_text())
     del shape["about"]
     shape |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
     argv = [*argv, "--iterations", "2", "--n", "2", "--micro-tokens", str(micro), "--no-ncq"]
     argv += ["--no-bcq"]
-    job = [shape, argv, micro // 1024, 128, 896]
+    job = [shape, argv, micro // 512, 64, 448]
     command = [sys.executable, "-c", MEASURE, json.dumps(job)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
