@@ -234,7 +234,9 @@ def parser():
     )
     for f in fields(Config):
         facts = f.metadata
-        values = [f.default] + [facts["tiny"]] * (facts["tiny"] != f.default)
+        values = [f.default]
+        if facts["tiny"] != f.default:
+            values.append(facts["tiny"])
         shown = [str(v) for v in values if v not in (None, "")]
         text = facts["why"] + (f" [{' | '.join(shown)}]" if shown else "")
         names = facts["alias"] or (flag_of(f.name),)

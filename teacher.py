@@ -86,7 +86,9 @@ class Teacher:
         self.unsaved = {}  # id -> records that are not for the disk
         self.ahead = {}  # question id -> request of `begin`, None as long as it is not made
         self.answered = bool(memo.records)  # whether it ever said a word
-        self.pulse = lambda: False  # asked while waiting: True breaks off with engines.base.Stopped
+        self.should_stop = lambda: (
+            False
+        )  # asked while waiting: True breaks off with engines.base.Stopped
         self.reset()
 
     def reset(self):
@@ -223,12 +225,13 @@ class Teacher:
         """
         rewards, unsure = [], []
         for q, records in zip(questions, drawn):
-            rewards.append(some := [grade(a["text"], q.golds) for a in records])
+            graded = [grade(a["text"], q.golds) for a in records]
+            rewards.append(graded)
             if q.free_form:
-                unsure += [(some, k, q, a) for k, a in enumerate(records) if not some[k]]
+                unsure += [(graded, k, q, a) for k, a in enumerate(records) if not graded[k]]
         items = [(q.question, a["text"], q.golds, a["truncated"]) for *_, q, a in unsure]
-        for (some, k, *_), correct in zip(unsure, self.judge(items)):
-            some[k] = float(correct)
+        for (graded, k, *_), correct in zip(unsure, self.judge(items)):
+            graded[k] = float(correct)
         return rewards
 
     def judge(self, items):
@@ -297,7 +300,7 @@ class Teacher:
 
     def _wait(self, ids):
         start = time.perf_counter()
-        self._file(self.pending.wait(ids, self.pulse))
+        self._file(self.pending.wait(ids, self.should_stop))
         self.waited += time.perf_counter() - start
 
     def _file(self, drawn):

@@ -64,15 +64,15 @@ def train(cfg, job, stop):
             requests = [RolloutRequest("plain", "new", q, q.question) for q in new]
             requests += [RolloutRequest("plain", "replay", q, q.question) for q in replayed]
             launch.begin_teacher(requests, step, cfg, teacher, world)  # works beside the students
-            plain = rollout(engine, requests, step, cfg, world, 0, teacher, stop)
+            plain = rollout(engine, requests, step, cfg, world, teacher=teacher, stop=stop)
             check_sampler(job.policy, engine, plain, cfg, world)
 
         # 2. Teacher answers, on the hard questions only.  3. Pre-cap: the hardest of them.
         # 4. Their BCQ and NCQ prompts, from compressed candidates.  5. Post-cap, and sample them.
         reformulated = job.method.reformulate(plain, step, cfg, engine, teacher, world, rng, clock)
         with clock("reformulated_rollout"):
-            prompts, first_id = reformulated.requests, len(plain)
-            groups = plain + rollout(engine, prompts, step, cfg, world, first_id, teacher, stop)
+            more = {"first_id": len(plain), "teacher": teacher, "stop": stop}
+            groups = plain + rollout(engine, reformulated.requests, step, cfg, world, **more)
 
         # 6. Update: each group has its own baseline (Eq. 2), and the whole step shares one standard
         # deviation (Eq. 3); then I minibatches.
@@ -163,12 +163,12 @@ def candidates(groups, samples, cfg, teacher, world):
     samples: {group id: graded Samples}. A candidate is a response's summary, used only if it still
     carries the response's label (teacher.faithful).
     """
-    flat = [(g, s) for g in groups for s in samples[g.id]]
-    questions, responses = [g.question for g, _ in flat], [s for _, s in flat]
+    pairs = [(g, s) for g in groups for s in samples[g.id]]
+    questions, responses = [g.question for g, _ in pairs], [s for _, s in pairs]
     written = lambda: teacher.candidates(responses, questions, cfg.compress)
-    texts = world.broadcast_from_rank0(written) if flat else []  # --aug 0 has no teacher
+    texts = world.broadcast_from_rank0(written) if pairs else []  # --aug 0 has no teacher
     out = {g.id: [] for g in groups}
-    for (g, _), text in zip(flat, texts):
+    for (g, _), text in zip(pairs, texts):
         if text:
             out[g.id].append(text)
     return out

@@ -165,17 +165,17 @@ def run_teacher_server(model, store, rank, log, timeout=1800.0, **options):
     {"error": ...} when the server does not start or ends early. It stops when somebody sets the key
     students/done, or when the store is gone with student rank 0. Raises ValueError.
     """
-    say = lambda **what: store.set(f"teacher/{rank}", json.dumps(what))
+    publish = lambda **what: store.set(f"teacher/{rank}", json.dumps(what))
     server = None
     try:
         server = VLLMServer(model, log, **options)
         server.wait(timeout)
-        say(url=server.url)
+        publish(url=server.url)
         while not _students_done(store):
             server.check()
             time.sleep(1)
     except (ValueError, OSError) as e:
-        say(error=f"teacher rank {rank}: {e}")
+        publish(error=f"teacher rank {rank}: {e}")
         raise
     finally:
         if server:

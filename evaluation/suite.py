@@ -147,7 +147,9 @@ def fill_in(args, gpus):
         args.workers = max(1, gpus) if args.engine == "vllm" else 1
     if args.chunk == 0:
         args.chunk = 256 * args.workers
-    parts = Path(args.model).parts[-2:] + ("tiny",) * args.tiny
+    parts = [*Path(args.model).parts[-2:]]
+    if args.tiny:
+        parts.append("tiny")
     name = "-".join(parts).replace("/", "").replace("runs-", "")
     args.out = args.out or f"runs/eval/{name}"
 

@@ -42,7 +42,8 @@ def read(folders, names=None):
             raise ValueError(f"{path}: no such file; is {folder} a run folder of train.py?")
         config, by_step = dict(flatten(read_config(folder), "config/")), {}
         for record in read_jsonl(path):
-            if type(step := record.get("step")) is int:
+            step = record.get("step")
+            if type(step) is int:
                 by_step[step] = by_step.get(step, config) | dict(flatten(record))
         if not by_step:
             raise ValueError(f"{path}: no step in it")

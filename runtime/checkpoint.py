@@ -211,12 +211,12 @@ def complete(folder):
     )
 
 
-def latest(folder, say=print):
-    """The newest complete checkpoint, or None. `say` gets a line for each half-written one, which
+def latest(folder, log=print):
+    """The newest complete checkpoint, or None. `log` gets a line for each half-written one, which
     is ignored.
     """
     for p in sorted(Path(folder).glob("step-*.tmp")):
-        say(f"ignoring {p}: a checkpoint that was being written when the run died")
+        log(f"ignoring {p}: a checkpoint that was being written when the run died")
     found = complete(folder)
     return found[-1] if found else None
 

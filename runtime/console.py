@@ -31,7 +31,7 @@ class StopSignal:
         self.world, self.signal, self.when = job.world, 0, 0.0
         self.bar = None
         if job.teacher:
-            job.teacher.pulse = self
+            job.teacher.should_stop = self
 
     def __enter__(self):
         numbers = (signal.SIGINT, signal.SIGTERM)
@@ -87,7 +87,7 @@ def progress_bar(cfg, state, world):
 
 def show_step(bar, record):
     """Move the bar on, with the numbers of the step beside it; alarms stand above it."""
-    for message in record["alarms"] if not bar.disable else ():
+    for message in [] if bar.disable else record["alarms"]:
         tqdm.write(f"warning: {message}", file=sys.stderr)
     bar.set_postfix_str(bar_text(record), refresh=False)
     bar.update()
@@ -177,6 +177,8 @@ def teacher_row(cfg, who):
         return f"the server at {cfg.teacher_url}"
     if who.teachers:
         return f"{cfg.teacher}, frozen, served by {plural(who.teachers, 'rank')}"
+    if (cfg.engine or default_kind(cfg.device)) == "vllm":
+        return f"{cfg.teacher}, frozen, served beside the student"
     return f"{cfg.teacher}, frozen, in this process"
 
 

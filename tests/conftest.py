@@ -113,7 +113,7 @@ def make_job(lm, tmp_path):
     made = []
 
     def make(cfg, reply=None, questions=(), student=None, method=None, distiller=None):
-        student, world = student or lm, World()
+        student, world = student or tiny.new_model(0), World()  # trained: not the shared one
         out = tmp_path / f"run{len(made)}"
         out.mkdir()
         engine = scripts.Scripted(lm, reply) if reply else HFEngine(lm)

@@ -367,7 +367,7 @@ def test_what_failed_while_nobody_waited_is_asked_again(real):
 
 def test_a_run_that_is_told_to_stop_does_not_wait(real):
     teacher = real(released=0)
-    teacher.pulse = lambda: True
+    teacher.should_stop = lambda: True
     with pytest.raises(Stopped):
         teacher.answers(ask("a"), 1)
 

@@ -214,7 +214,7 @@ def play(job, cfg, student):
 def test_a_random_student_with_a_random_teacher(make_job, lm, cfg, capsys):
     """Nothing is ever right, all is cut off, and no summary has its tags."""
     settings = cfg(*SMALL, "--steps", 4)
-    job = make_job(settings, questions=tiny.questions("train")[:8], student=lm)
+    job = make_job(settings, questions=tiny.questions("train")[:8], student=tiny.new_model(0))
     told = play(job, settings, job.engine)
     late = {name: told.pop(name) for name in ("summaries",)}
     assert told == {"truncated": 1, "all wrong": 3, "teacher wrong": 3} and late["summaries"] <= 4
@@ -246,7 +246,7 @@ def scripted_run(make_job, scripted, lm, cfg):
                 return f"<summary>{text}</summary>" if summary else "no"
             return said(prompt, teacher)
 
-        job = make_job(settings, reply, [ask(k) for k in range(8)], student=lm)
+        job = make_job(settings, reply, [ask(k) for k in range(8)], student=tiny.new_model(0))
         if resume:
             job.state.load(json.loads(json.dumps(resume)))
         told = play(job, settings, scripted(lm, lambda prompt, k: said(prompt, right(k))))
@@ -283,7 +283,7 @@ def test_a_weak_teacher_in_the_loop(scripted_run):
 
 def test_no_spread_in_the_loop(make_job, scripted, lm, cfg):
     settings = cfg("--method", "grpo", "--batch", 4, "--iterations", 1, "--n", 2, "--steps", 4)
-    job = make_job(settings, questions=[ask(k) for k in range(8)], student=lm)
+    job = make_job(settings, questions=[ask(k) for k in range(8)], student=tiny.new_model(0))
     job.method = baselines.method_of("grpo")
 
     def said(prompt, k):
