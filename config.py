@@ -403,8 +403,22 @@ def resolve_device(cfg):
 
 def resolve_teacher(cfg):
     """Fill in who the teacher is and where. Raises ValueError for flags that exclude each other."""
-    distill = cfg.method in DISTILL
     cfg.teacher_given = bool(cfg.teacher)
+    refuse_two_teachers(cfg)
+    own_student = cfg.student not in STUDENTS
+    on_cpu = cfg.device == "cpu" and cfg.teacher_ranks < 0
+    if cfg.teacher_url or on_cpu or not needs_teacher(cfg):
+        cfg.teacher_ranks = 0  # no process has to serve it
+    default = "tiny" if cfg.student == "tiny" or own_student else "27b"
+    cfg.teacher = cfg.teacher or default
+    cfg.teacher_path = TEACHERS.get(cfg.teacher, cfg.teacher)
+    if cfg.method in DISTILL:  # its forward is sharded and multiplied in bfloat16
+        cfg.teacher_path = cfg.teacher_path.removesuffix("-FP8")
+
+
+def refuse_two_teachers(cfg):
+    """Raise ValueError where --teacher-url meets another teacher, or where there is none at all."""
+    distill = cfg.method in DISTILL
     # on-distill reads weights and asks nothing: a server beside it judges free-form answers
     judge_only = cfg.method == "on-distill" and cfg.teacher_ranks <= 0
     elsewhere = cfg.teacher or distill or cfg.teacher_ranks > 0
@@ -421,14 +435,6 @@ def resolve_teacher(cfg):
             f"--student {cfg.student} needs a --teacher (or --method grpo); the tiny one knows "
             f"only digits"
         )
-    on_cpu = cfg.device == "cpu" and cfg.teacher_ranks < 0
-    if cfg.teacher_url or on_cpu or not needs_teacher(cfg):
-        cfg.teacher_ranks = 0  # no process has to serve it
-    default = "tiny" if cfg.student == "tiny" or own_student else "27b"
-    cfg.teacher = cfg.teacher or default
-    cfg.teacher_path = TEACHERS.get(cfg.teacher, cfg.teacher)
-    if distill:  # its forward is sharded and multiplied in bfloat16
-        cfg.teacher_path = cfg.teacher_path.removesuffix("-FP8")
 
 
 def resolve_memory(cfg, given):

@@ -149,9 +149,13 @@ def reformulate(plain, step, cfg, engine, teacher, world, rng, clock):
         # 5. Post-cap: one pool of at most rho_aug * |X_new| prompts, BCQ before NCQ.
         requests = post_cap(prompts, cfg.max_reformulated)
         requests.sort(key=lambda request: KINDS.index(request.kind))  # stable
-    asked = sum(len(answers[g.id]) + len(wrong_samples[g.id]) for g in hardest)
-    usable = sum(len(correct[g.id]) + len(wrong[g.id]) for g in hardest)
+    asked, usable = count(hardest, answers, wrong_samples), count(hardest, correct, wrong)
     return Reformulation(requests, answers, too_long, asked, usable)
+
+
+def count(groups, *by_group):
+    """How many the groups have in all, of dicts of lists by group id."""
+    return sum(len(found[g.id]) for g in groups for found in by_group)
 
 
 ZPPO = Method(reformulate, update)
