@@ -267,11 +267,12 @@ def open_teacher_engine(cfg, who, world, distiller, out, resources):
         urls = [teacher_rank_url(world.store, i, cfg) for i in range(who.teachers)]
         return entered(ClientEngine(urls, lm=teacher_text_side(cfg)), resources)
     if engine_kind(cfg, world.device) == "vllm":
-        room = plan.teacher_room(cfg, beside=True)
+        lm, room = teacher_text_side(cfg), plan.teacher_room(cfg, beside=True)
+        room["max_model_len"] = min(room["max_model_len"], lm.window)
         log = out.with_name(f"{out.name}.teacher.log")
         server = vllm_server(cfg.teacher_path, log, timeout=cfg.timeout, **room)
         url = resources.enter_context(server)
-        return entered(ClientEngine(url, lm=teacher_text_side(cfg)), resources)
+        return entered(ClientEngine(url, lm=lm), resources)
     lm = distiller
     if lm is None or world.size > 1 or world.device != "cpu":  # there its weights will be shards
         masters, attend = cfg.dtype == "float32", model.attention(world.device)

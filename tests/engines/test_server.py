@@ -297,7 +297,7 @@ class TestServed:
         assert urgent.result(60) and not all(f.done() for f in futures)
         for future in futures:
             future.cancel()
-        until(lambda: running() == 0, 10)
+        until(lambda: running() == 0, 60)
 
     def test_the_tags_of_a_text_are_no_control(self, teacher):
         engine = teacher[0]
