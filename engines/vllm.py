@@ -200,7 +200,8 @@ class VLLMEngine(Engine):
         """What vLLM takes: ids with one placeholder each, and pictures that need no resizing."""
         ids, data = list(prompt.ids), {}
         if "image" in vision:
-            pairs = zip(opened(prompt.images, prompt), vision["image"][1])
+            images = opened(prompt.images, prompt, self.lm.max_pixels)
+            pairs = zip(images, vision["image"][1])
             data["image"] = [_resized(self.lm, image, grid) for image, grid in pairs]
         if "video" in vision:
             data["video"] = [_video(self.lm, prompt, vision["video"][1][0])]
