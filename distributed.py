@@ -50,7 +50,9 @@ def roles(env, teacher_ranks):
     """
     world = int(env.get("WORLD_SIZE", 1))
     local = int(env.get("LOCAL_WORLD_SIZE", world))
-    local_rank, node = int(env.get("LOCAL_RANK", 0)), int(env.get("RANK", 0)) // local
+    # a lone process is rank 0, whatever somebody left in RANK
+    local_rank = int(env.get("LOCAL_RANK", 0)) if world > 1 else 0
+    node = int(env.get("RANK", 0)) // local if world > 1 else 0
     if world % local:
         raise ValueError(
             f"{world} processes are not {local} on every node; start the same --nproc_per_node "

@@ -4,6 +4,7 @@ it does not start. The real server, on a CPU:
     .ci/vllm-cpu VENV && VENV/bin/python -m pytest tests/engines/test_server.py -n 0 -m vllm
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -234,8 +235,12 @@ def test_a_store_of_torch_is_asked_the_same_way(fake, tmp_path):
 def teacher(tmp_path_factory):
     """(ClientEngine at vllm serve assets/teacher, the log's path)."""
     log = tmp_path_factory.mktemp("server") / "vllm.log"
-    os.environ["RANK"] = "3"  # as under torchrun
-    with vllm_server(TEACHER, log, timeout=300) as url:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", "3")  # as under torchrun
+        server = vllm_server(TEACHER, log, timeout=300)
+        url = server.__enter__()
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.push(server)
         engine = ClientEngine(url, lm=text_side(TEACHER))
         yield engine, log
         engine.close()
