@@ -264,7 +264,7 @@ def test_a_teacher_beside_the_student(monkeypatch, tmp_path):
     cfg = flags(["--engine", "vllm", "--teacher-memory", "0.55", "--timeout", "77"])
     with launch.ExitStack() as resources:
         launch.open_teacher_engine(cfg, Roles(), World(), None, tmp_path / "run", resources)
-    room = {"memory": 0.55, "max_num_seqs": 64, "max_model_len": 32_768}
+    room = {"memory": 0.55, "max_num_seqs": 64, "max_model_len": 1024}  # the tiny one has no more
     assert seen == {"timeout": 77.0, **room}
 
 
