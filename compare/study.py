@@ -1,14 +1,16 @@
 """Comparison of methods on the tiny world: methods x seeds, one table, figures.
 
-    python -m compare                                   # zppo, GRPO with and without buffer, seeds
-    0 1 2 python -m compare --methods all                     # the ten methods python -m compare
-    --methods recipe --seeds 0 1 2    # updates per step and normalization (Fig. 6) python -m
-    compare --report runs/compare             # only the table and the figures again python -m
-    compare --equal-tokens --report runs/compare
+    python -m compare                               # zppo, GRPO with and without buffer, 3 seeds
+    python -m compare --methods all                 # the ten methods
+    python -m compare --methods recipe              # updates a step and normalization (Fig. 6)
+    python -m compare --report runs/compare         # only the table and the figures again
+    python -m compare --equal-tokens --report runs/compare
+    python -m compare -- --tau 0.25 --aug 0.5       # flags of train.py, for every run
 
 Each run is a child process, `python train.py --student tiny ... --out OUT/METHOD-seedS`. The same
 command goes on where it was stopped: finished runs are kept, unfinished ones continue from their
-checkpoint. A run that fails costs only itself. The results are read from the metrics.jsonl of the
+checkpoint. A run that fails costs only itself. A flag for all that would do nothing in one of the
+methods (--aug for GRPO) is left out there. The results are read from the metrics.jsonl of the
 runs alone: table.md, table.csv and figures/ in OUT (compare/table.py and compare/plot.py say what
 they show).
 
@@ -34,7 +36,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from compare import plot, table
-from config import comparable, flag_of, flags
+from config import comparable, flag_of, flags, idle_flags, parser
 from runtime.files import write_atomic
 
 # name: (the paper's label, † = with the replay buffer; flags of train.py)
@@ -83,8 +85,20 @@ def plan(out, methods, seeds, steps, extra=()):
             name = f"{method}-seed{seed}"
             argv = [*BASIC, *ARMS[method][1].split(), "--seed", str(seed)]
             argv += ["--steps", str(steps)] if steps else []
-            runs[name] = [*argv, "--eval-every", "10", *extra, "--out", str(out / name)]
+            argv += ["--eval-every", "10", *without_idle(argv, extra)]
+            runs[name] = [*argv, "--out", str(out / name)]
     return runs
+
+
+def without_idle(argv, extra):
+    """Those of the flags `extra` that do something in a run of the flags argv, which train.py
+    would refuse otherwise.
+    """
+    starts = [i for i, word in enumerate(extra) if i == 0 or word.startswith("--")]
+    words = [extra[i:j] for i, j in zip(starts, [*starts[1:], len(extra)])]  # a flag and its values
+    idle = {name for names, idle, _ in idle_flags(flags(argv)) if idle for name in names}
+    useful = [flag for flag in words if not idle & vars(parser().parse_args(flag)).keys()]
+    return [word for flag in useful for word in flag]
 
 
 def last_step(folder):

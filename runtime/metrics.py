@@ -32,6 +32,7 @@ class Clock:
 
     def __init__(self, tell=None):
         self.seconds, self.begin, self.tell = {}, time.perf_counter(), tell
+        self.cores = time.process_time()
 
     @contextmanager
     def __call__(self, phase):
@@ -44,6 +45,10 @@ class Clock:
     def total(self):
         """{phase: seconds, "total": seconds since the step began}."""
         return {**self.seconds, "total": time.perf_counter() - self.begin}
+
+    def core_seconds(self):
+        """Of this process, all its threads, since the step began: other programs do not count."""
+        return time.process_time() - self.cores
 
 
 def reset_counters(engine, teacher):
@@ -88,6 +93,7 @@ def step_record(step, groups, adv, reformulation, metrics, clock, job):
         "teacher_waited": waited,
         "judged": judged,
         "seconds": clock.total(),
+        "core_seconds": clock.core_seconds(),
         "peak_gb": peak_gb(),
     }
 

@@ -316,6 +316,15 @@ def test_last_step_of_a_file_that_is_being_written(tmp_path):
     assert study.finished(tmp_path, 1) and not study.finished(tmp_path, 2)
 
 
+def test_a_flag_for_all_is_left_out_where_it_would_do_nothing(tmp_path):
+    extra = ["--aug", "0.5", "--no-compress", "--capacity", "50", "--tau", "0.25"]
+    runs = study.plan(tmp_path, ["zppo", "grpo+buffer", "grpo"], [0], 2, extra)
+    zppo, buffered, plain = (flags(argv) for argv in runs.values())  # none is refused
+    assert (zppo.aug, zppo.compress, zppo.capacity, zppo.tau) == (0.5, False, 50, 0.25)
+    assert (buffered.capacity, buffered.tau, buffered.aug) == (50, 0.25, 0.25)
+    assert "--capacity" not in runs["grpo-seed0"] and plain.tau == 0.25
+
+
 def test_runs_made_differently_are_refused(tmp_path):
     runs = study.plan(tmp_path, ["zppo"], [0], 2)
     now = {"code": "abc", "commit": "1234"}

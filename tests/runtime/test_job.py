@@ -104,7 +104,7 @@ def straight(job, tmp_path_factory):
 
 def records(folder):
     """metrics.jsonl without what a clock or the machine decides."""
-    clocks = ("seconds", "peak_gb", "teacher_waited")
+    clocks = ("seconds", "core_seconds", "peak_gb", "teacher_waited")
     rows = read_jsonl(folder / "metrics.jsonl")
     return [{k: v for k, v in r.items() if k not in clocks} for r in rows]
 
