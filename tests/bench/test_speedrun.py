@@ -22,6 +22,7 @@ def test_the_first_evaluation_at_the_target_counts_with_all_steps_before_it():
     assert speedrun.reached([], 65) == (None, 0.0)
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_once_it_is_there(capfd):
     """The shipped student has 53.3 % before any training: there at step 0, after no seconds."""
     assert speedrun.main(["--seeds", "0", "--target", "50"]) == 0
@@ -29,6 +30,7 @@ def test_a_run_is_stopped_once_it_is_there(capfd):
     assert "| 0 | 0 | 0.0 | 53.3 |" in out and "median 0.0 core-seconds to 50 %" in out
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_says_why():
     with pytest.raises(ValueError, match="seed 0 failed: error: --lr must be from"):
         speedrun.main(["--seeds", "0", "--", "--lr", "-1"])

@@ -1,8 +1,7 @@
-"""A whole job under torchrun: student ranks are one process's run; killed and resumed it is the
-straight one.
+"""A whole job under torchrun: three student ranks are one process's run; kill -9, signals, a dead
+rank; killed and resumed it is the straight one.
 
-    python -m pytest tests/runtime/test_job.py             # 3 student ranks against one process
-    python -m pytest tests/runtime/test_job.py -m slow     # kill -9, signals, a dead rank
+    python -m pytest tests/runtime/test_job.py -m slow
 """
 
 import json
@@ -140,6 +139,7 @@ def assert_same(a, b, resumed=True):
     assert (b / "final/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_three_ranks_are_one(heldout, straight, tmp_path):
     """Three processes and this one."""
     argv = "--out", tmp_path / "run", "--heldout", heldout, *FLAGS
