@@ -19,10 +19,12 @@ from typing import Any
 import torch
 import transformers
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import data
 import model
+import shared_prompt
 from baselines import FrozenTeacher
 from buffer import Buffer
 from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name, wants_answers
@@ -88,7 +90,8 @@ def open_job(cfg, who):
         student = load_student(cfg, world)
         check_window(student, cfg)
         distiller = load_distiller(cfg, world, student) if cfg.method in DISTILL else None
-        table = console.run_table(cfg, who, student, questions, check, out)
+        repeats = shared_prompt.decide([lm for lm in (student, distiller) if lm], world)
+        table = console.run_table(cfg, who, student, questions, check, out, repeats)
         console.print0(world, table)
         torch.manual_seed(cfg.seed)
         # vLLM's first engine is made by all student ranks together
@@ -103,7 +106,7 @@ def open_job(cfg, who):
         same = world.broadcast_from_rank0(lambda: source is not None and same_ids(student, source))
 
         frozen = FrozenTeacher(distiller) if distiller else None
-        policy = shard_policy(student, world, frozen, cfg.checkpointing)
+        policy = shard_policy(student, world, frozen, cfg.checkpointing, engine)
         optimizer = adamw(student.net, cfg)
         state = RunState(Buffer(cfg.capacity, cfg.tau), Random(cfg.seed))
         checkpoints = Checkpoints(out / "checkpoints", cfg, student, optimizer, world, teacher)
@@ -118,9 +121,11 @@ def open_job(cfg, who):
 
 def adamw(net, cfg):
     """AdamW with the flags' numbers (Table 8)."""
-    betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
-    parameters = net.parameters()
-    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, weight_decay=decay)
+    betas, more = (cfg.beta1, cfg.beta2), {"weight_decay": cfg.weight_decay}
+    parameters = list(net.parameters())
+    if isinstance(parameters[0], DTensor):  # by itself torch would take them one by one
+        more["foreach"] = True
+    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, **more)
 
 
 def resume(cfg, job):
