@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import bench
+from bench import teacher
 from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
@@ -162,6 +163,9 @@ def measure_single(report):
 
 def main(argv=None):
     """Measure what was asked for and print it. Returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["teacher"]:
+        return teacher.main(argv[1:])
     begin = time.perf_counter()
     args, cfg = parse(argv)
     report = Report(args, cfg, text_config(args.student, args.layers))
