@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import bench
-from bench import speedrun
+from bench import speedrun, teacher
 from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
@@ -17,6 +17,7 @@ from bench.table import PHASES, lines, median, table
 from bench.work import PRESETS, make_work, meta_lm, text_config
 from config import flags
 
+COMMANDS = {"speedrun": speedrun.main, "teacher": teacher.main}  # python -m bench COMMAND
 PARTS = (*PHASES, "head", "single", "transformers", "trl")
 
 
@@ -163,6 +164,9 @@ def measure_single(report):
 
 def main(argv=None):
     """Measure what was asked for and print it. Returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
     begin = time.perf_counter()
     args, cfg = parse(argv)
     report = Report(args, cfg, text_config(args.student, args.layers))
@@ -186,9 +190,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    commands = {"speedrun": speedrun.main}  # python -m bench COMMAND; without one, the steps above
-    name, rest = sys.argv[1:2], sys.argv[2:]
     try:
-        sys.exit(commands[name[0]](rest) if name and name[0] in commands else main())
+        sys.exit(main())
     except (ValueError, OSError) as e:
         sys.exit(f"error: {e}")
