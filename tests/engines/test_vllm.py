@@ -9,6 +9,7 @@ bounds are some times what was measured.
 """
 
 import io
+import logging
 import os
 import random
 import subprocess
@@ -190,6 +191,16 @@ def test_what_vllm_would_expand_otherwise_is_refused(engine, prompts, monkeypatc
         engine.sample(prompts[6:7], 1, 2, seed=0)
 
 
+def test_what_vllm_was_given(engine):
+    """More than 512 sequences would leave its CUDA graphs; other log-probs, or a prefix cache,
+    would not be of what is trained.
+    """
+    config = engine.engine.vllm_config
+    assert config.scheduler_config.max_num_seqs == 512
+    assert config.model_config.logprobs_mode == "processed_logprobs"
+    assert not config.cache_config.enable_prefix_caching and config.speculative_config is None
+
+
 # ---- weights -------------------------------------------------------------------------------------
 
 
@@ -220,6 +231,23 @@ def test_a_tied_head_stays_tied(student, engine):
         return lm.lm_head.weight.data_ptr() == lm.model.embed_tokens.weight.data_ptr()
 
     assert student.net.config.tie_word_embeddings and engine.llm.apply_model(tied) == [True]
+
+
+def test_a_sync_of_a_tied_head_warns_of_nothing(student, engine):
+    """vLLM says at each that the head brings no weights of its own; with the filter off it does."""
+    log, said = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise"), []
+    handler, [quiet] = logging.Handler(), log.filters
+    handler.emit = lambda record: said.append(record.getMessage())
+    log.addHandler(handler)
+    try:
+        engine.sync_weights(student.net.named_parameters())
+        assert said == []
+        log.removeFilter(quiet)
+        engine.sync_weights(student.net.named_parameters())
+        assert any("ParallelLMHead: Failed to load weights" in text for text in said)
+    finally:
+        log.removeHandler(handler)
+        log.addFilter(quiet)
 
 
 def test_the_vision_tower_alone(student, engine, prompts):
@@ -346,6 +374,42 @@ def test_longer_than_the_context(student, engine, prompts):
         engine.sample(prompts[6:7], 1, long, seed=0)
     assert not engine.busy
     assert engine.window == student.window and engine.name == student.path
+
+
+def test_a_sync_brings_back_all_that_a_sleep_drops(student, engine, prompts):
+    """Before an update the weights are not kept (level 2); else they are (1). A CPU keeps them, so
+    they are wiped here: every parameter must come from the sync.
+    """
+    before, levels, sleep = engine.sample(prompts, 2, 8, seed=0), [], engine.llm.sleep
+    engine.llm.sleep = lambda level: levels.append(level) or sleep(level)
+    engine.can_sleep = True
+    engine.sleep()
+    assert engine.sample(prompts, 2, 8, seed=0) == before and not engine.asleep
+    engine.sleep(until_sync=True)
+    for wake in (engine.wake, lambda: engine.submit(0, prompts[0], 1, 2, 0)):
+        with pytest.raises(RuntimeError, match="without weights.*sync_weights"):
+            wake()
+
+    def wipe(net):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.fill_(torch.nan)
+
+    engine.llm.apply_model(wipe)
+    engine.sync_weights(student.net.named_parameters())
+    del engine.llm.sleep
+    engine.can_sleep = False
+    assert levels == [1, 2] and not engine.asleep
+    assert engine.sample(prompts, 2, 8, seed=0) == before
+
+
+def test_drafts_need_the_kernels_of_a_gpu(student):
+    """drafts.py has the tests of drafts, with such kernels (test_vllm_kernels.py)."""
+    from vllm.triton_utils import HAS_TRITON
+
+    if not HAS_TRITON:
+        with pytest.raises(ValueError, match="--mtp 1: vLLM checks drafts on GPUs only"):
+            open_engine("vllm", student, mtp=1)
 
 
 def test_sleep_on_a_cpu_is_nothing(engine, prompts):
