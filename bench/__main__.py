@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import bench
-from bench import speedrun, teacher
+from bench import gpu, speedrun, teacher
 from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
@@ -17,7 +17,11 @@ from bench.table import PHASES, lines, median, table
 from bench.work import PRESETS, make_work, meta_lm, text_config
 from config import flags
 
-COMMANDS = {"speedrun": speedrun.main, "teacher": teacher.main}  # python -m bench COMMAND
+COMMANDS = {
+    "gpu": gpu.main,
+    "speedrun": speedrun.main,
+    "teacher": teacher.main,
+}  # python -m bench COMMAND
 PARTS = (*PHASES, "head", "single", "transformers", "trl")
 
 

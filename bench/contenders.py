@@ -21,29 +21,25 @@ from distributed import World
 from engines import open_engine
 from engines.base import default_kind
 from loss import advantages
-from policy import shard_policy, update
+from optimizer import adamw
+from policy import Policy, shard_policy, update
 from records import Group, Sample
 from rollout import sync_weights
 
 # ---- ours ----------------------------------------------------------------------------------------
 
 
-def new_optimizer(net, cfg):
-    """AdamW as train.py makes it."""
-    settings = {"betas": (cfg.beta1, cfg.beta2), "eps": cfg.adam_eps, "lr": cfg.lr}
-    return torch.optim.AdamW(net.parameters(), weight_decay=cfg.weight_decay, **settings)
-
-
 class Trainer:
     """The trained model, its optimizer, and policy.update on one rank. longest: tokens of the
-    longest row, so that a micro-batch has micro_batch of them.
+    longest row, so that a micro-batch has micro_batch of them. bare: never under FSDP.
     """
 
-    def __init__(self, lm, cfg, micro_batch, longest):
+    def __init__(self, lm, cfg, micro_batch, longest, bare=False):
         self.cfg, self.world = copy.copy(cfg), World(device=cfg.device)
         self.cfg.micro_tokens = micro_batch * longest
-        self.policy = shard_policy(lm, self.world)  # first: it replaces what it shards
-        self.optimizer = new_optimizer(lm.net, cfg)
+        # first: it replaces what it shards
+        self.policy = Policy(lm) if bare else shard_policy(lm, self.world)
+        self.optimizer = adamw(lm.net, cfg)
         self.rng = random.Random(0)
 
     def update(self, groups, adv, meter):
@@ -58,7 +54,8 @@ def our_engine(lm, config, cfg, longest):
     if kind == "vllm" and (cfg.engine or find_spec("vllm")):
         folder = tempfile.mkdtemp(prefix="zppo-bench-")
         model.save(lm, folder)
-        settings = {"memory": cfg.vllm_memory, "max_len": longest, "dtype": cfg.dtype}
+        sizes = {"max_len": longest, "max_num_seqs": cfg.max_num_seqs}
+        settings = {"memory": cfg.vllm_memory, "dtype": cfg.dtype} | sizes
         return open_engine("vllm", lm, path=folder, **settings)
     if cfg.device.startswith("cuda"):  # the trainer's net is sharded there
         lm = random_lm(config, cfg)
@@ -137,7 +134,7 @@ class Plain:
 
     def __init__(self, config, cfg, work):
         self.lm, self.cfg, self.work = random_lm(config, cfg), cfg, work
-        self.net, self.optimizer = self.lm.net, new_optimizer(self.lm.net, cfg)
+        self.net, self.optimizer = self.lm.net, adamw(self.lm.net, cfg)
 
     def logp(self, ids, mask):
         """(rows, response) log-probs and entropies of the last `response` tokens."""

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import transformers
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import data
@@ -33,6 +32,7 @@ from engines.base import default_kind
 from engines.client import ClientEngine
 from engines.server import own_host, run_teacher_server, visible_gpus, vllm_server
 from eval import SPLITS, evaluate_on_all_ranks
+from optimizer import adamw
 from policy import shard_policy
 from records import Method
 from rollout import sync_weights
@@ -120,15 +120,6 @@ def open_job(cfg, who):
         return job
 
 
-def adamw(net, cfg):
-    """AdamW with the flags' numbers (Table 8)."""
-    betas, more = (cfg.beta1, cfg.beta2), {"weight_decay": cfg.weight_decay}
-    parameters = list(net.parameters())
-    if isinstance(parameters[0], DTensor):  # by itself torch would take them one by one
-        more["foreach"] = True
-    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, **more)
-
-
 def resume(cfg, job):
     """Put the checkpoint cfg.resume_from in place; returns the last step's metrics record."""
     saved = checkpoint.load(cfg.resume_from, job.policy.lm, job.optimizer, job.world)
@@ -212,6 +203,8 @@ def load_student(cfg, world):
     student = model.load(student_folder(cfg), cfg.dtype, world.device, attend=attend)
     student.max_pixels = cfg.max_pixels
     require_drafter(student, cfg.mtp)
+    if cfg.freeze_vision:
+        model.freeze_vision(student)
     if world.device.startswith("cuda"):
         check_kernels(student)
     return student

@@ -44,6 +44,7 @@ class Shape:
     vision: tuple  # depth, width
     conv: int  # bytes a further token of the convolution's window, a linear-attention layer
     drafter: int  # parameters of the drafting head, 0: it has none
+    vision_params: int  # of the vision tower, merger included
     drafts: int = 0  # tokens that it drafts at a time
 
     def width(self, last):
@@ -99,8 +100,8 @@ def shape_of(config, served=None):
         net = auto.from_config(config)
     base = net.base_model
     layers = getattr(base, "language_model", base).layers
-    sizes = [sum(p.numel() for p in block.parameters()) for block in layers]
-    params = sum(p.numel() for p in net.parameters())
+    count = lambda module: sum(p.numel() for p in module.parameters())
+    sizes, params = [count(block) for block in layers], count(net)
     t = config.get_text_config()
     heads = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
     linear = sum(kind == "linear_attention" for kind in getattr(t, "layer_types", None) or ())
@@ -128,6 +129,7 @@ def shape_of(config, served=None):
         (vision.depth, vision.hidden_size) if hasattr(vision, "depth") else (0, 0),
         conv,
         drafter_params(config, layers),
+        count(net.get_encoder(modality="image")) if vision else 0,
     )
 
 
