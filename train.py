@@ -39,6 +39,7 @@ from reformulate import bcq, clean, distinct, ncq, post_cap, pre_cap
 from reward import last_boxed
 from rollout import fitting, rollout, sync_weights
 from runtime import alarms, console, launch, plan
+from runtime.dataset import next_questions
 from runtime.metrics import Clock, heldout_record, peak_gb, reset_counters, step_record
 from runtime.sampler_check import check_sampler
 from teacher import correct_answers
@@ -60,7 +61,7 @@ def train(cfg, job, stop):
         # 1. Plain rollouts: X = X_new + X_replay. The replayed prompts come in addition to the new.
         with clock("rollout"):
             replayed_ids = buffer.draw(cfg.replayed_prompts, rng)
-            new, replayed, position = launch.next_questions(job, replayed_ids, cfg)
+            new, replayed, position = next_questions(job, replayed_ids, cfg)
             requests = [RolloutRequest("plain", "new", q, q.question) for q in new]
             requests += [RolloutRequest("plain", "replay", q, q.question) for q in replayed]
             launch.begin_teacher(requests, step, cfg, teacher, world)  # works beside the students
@@ -93,7 +94,8 @@ def train(cfg, job, stop):
         record["alarms"] = alarms.check(state.alarms, record, groups, reformulated, cfg)
         job.checkpoints.capture(state, record)
         if due(step, cfg.eval_every, cfg):
-            state.heldout_now = evaluate_on_all_ranks(engine, job.heldout, cfg, world, stop)
+            heldout = job.heldout, cfg, world, stop, teacher
+            state.heldout_now = evaluate_on_all_ranks(engine, *heldout)
             record |= heldout_record(state.heldout_now)
         world.on_rank0(lambda: job.log.step(record, groups, adv, cfg.show))
         if due(step, cfg.save_every, cfg):

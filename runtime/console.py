@@ -278,7 +278,7 @@ Post-trained with zppo, an independent implementation of Zone of Proximal Policy
 
 {results}
 
-Greedy decoding, graded by exact matching. Flags:
+Greedy decoding, graded by exact matching, and by the teacher where an answer is free-form. Flags:
 
 {flags}
 
