@@ -1,7 +1,7 @@
 """The questions of a run: opened and checked before any work, and a batch of them for each step.
 
-    questions, heldout = open_data(cfg, check, world)
-    new, replayed, position = next_questions(job, replayed_ids, cfg)
+questions, heldout = open_data(cfg, check, world)
+new, replayed, position = next_questions(job, replayed_ids, cfg)
 """
 
 import sys

@@ -24,7 +24,7 @@ import data
 import model
 from baselines import FrozenTeacher
 from buffer import Buffer
-from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name, wants_answers
+from config import DISTILL, context, needs_teacher, run_name, wants_answers
 from distributed import init_student_rank, open_store
 from engines import open_engine
 from engines.base import default_kind
@@ -35,7 +35,7 @@ from policy import shard_policy
 from records import Method
 from rollout import sync_weights
 from runtime import checkpoint, console, plan
-from runtime.checkpoint import Checkpoints, RunState
+from runtime.checkpoint import Checkpoints, RunState, changed, comparable
 from runtime.dataset import open_data
 from runtime.errors import errors_in_one_line, in_one_line
 from runtime.files import write_atomic
@@ -336,15 +336,10 @@ def open_run(cfg):
     else:  # it died before its first checkpoint: begin again in its place
         print(f"{out}: no complete checkpoint yet, so this begins at step 1")
         was = checkpoint.read_json(out / "config.json")
-        was = {name: was.get(name) for name in now}
-    changed = [
-        f"{flag_of(name)} {was.get(name)} -> {now.get(name)}"
-        for name in sorted({*was, *now})
-        if was.get(name) != now.get(name)
-    ]
-    if changed and not cfg.force:
+    others = changed(was, now)
+    if others and not cfg.force:
         raise ValueError(
-            f"{out} was started with other flags ({'; '.join(changed)}): this would be a different "
+            f"{out} was started with other flags ({'; '.join(others)}): this would be a different "
             f"run. Give the same flags, or --force"
         )
     cfg.resume_from = str(found) if found else ""
