@@ -6,6 +6,10 @@ from errno import EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC
 import torch
 
 
+# the last two: how PyTorch's writer puts it (a file that is shorter than what was written to it)
+FULL = ("No space left on device", "Disk quota exceeded", "unexpected pos", "failed writing file")
+
+
 @contextmanager
 def errors_in_one_line(cfg):
     """What runs out while a run is opened is told as in_one_line()."""
@@ -25,7 +29,7 @@ def in_one_line(error, cfg):
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0][:200]
     number = getattr(error, "errno", None)
-    full = "No space left on device" in text or "Disk quota exceeded" in text
+    full = any(sign in text for sign in FULL)
     if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
         advice = f"the GPU's memory ran out ({first}); lower {memory_flags(cfg)}, or give "
         advice += "--checkpointing" if not cfg.checkpointing else "more GPUs"

@@ -13,6 +13,7 @@ a test that is missing.
 import argparse
 import ast
 import copy
+import hashlib
 import json
 import os
 import random
@@ -152,15 +153,18 @@ def chosen(per_file, seed, only):
 
 
 def copy_of_the_tree(folder):
-    """What git would commit, as it is now, in `folder`."""
+    """What git would commit, as it is now, in `folder`; returns a short name of its content."""
+    content = hashlib.sha256()
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True,
         capture_output=True, check=True)  # fmt: skip
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+            content.update((ROOT / name).read_bytes())
     # some tests ask git what is there
     subprocess.run("git init -q && git add -A", cwd=folder, shell=True, check=True)
+    return content.hexdigest()[:16]
 
 
 def run_tests(folder, file, seconds):
@@ -210,14 +214,17 @@ def warm_up():
 
 def run(args):
     """Try what has not been tried, until the time is over. Returns what is left to try."""
-    known = {row["key"] for row in rows(args.results)}
+    before = rows(args.results)
+    known = {row["key"] for row in before}
     todo = [m for m in chosen(args.per_file, args.seed, args.only) if m[1] not in known]
     end = time.monotonic() + 60 * args.minutes
     sys.dont_write_bytecode = True
     warm_up()
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, open(args.results, "a") as log:
-        folder, usual = Path(name), {}
-        copy_of_the_tree(folder)
+        folder = Path(name)
+        tree = copy_of_the_tree(folder)
+        # how long a file's tests take, without any mutant, and that they pass
+        usual = {r["file"]: r["seconds"] for r in before if r.get("tree") == tree}
         for n, (file, key, source) in enumerate(todo):
             if time.monotonic() > end:
                 return len(todo) - n
@@ -227,17 +234,22 @@ def run(args):
                 if fails:
                     raise SystemExit(f"{file}: its tests fail without any mutant: {said}")
                 usual[file] = time.monotonic() - start
+                keep(log, {"key": "", "file": file, "tree": tree, "seconds": usual[file]})
             original = (folder / file).read_text(encoding="utf-8")
             (folder / file).write_text(source, encoding="utf-8")
             start = time.monotonic()
             killed, said = run_tests(folder, file, 60 + 4 * usual[file])
             (folder / file).write_text(original, encoding="utf-8")
             row = {"key": key, "killed": killed, "by": said if killed else ""}
-            row["seconds"] = round(time.monotonic() - start, 1)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            keep(log, row | {"seconds": round(time.monotonic() - start, 1)})
             print("killed  " if killed else "SURVIVES", key, flush=True)
     return 0
+
+
+def keep(log, row):
+    """Write a line of the results at once."""
+    log.write(json.dumps(row) + "\n")
+    log.flush()
 
 
 def rows(path):
