@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from turn_fixtures import CHATML, FAMILIES, INST, TEXTS, ZEPHYR, made, own
 
-from processor import encode
+from processor import CLOSER, encode, encode_turns
 from reformulate import clean
 
 CASES = {
