@@ -105,6 +105,11 @@ def _ids(lm, text, plain=False):
 # ---- text that can't act -------------------------------------------------------------------------
 
 
+def text_ids(lm, text):
+    """Token ids of a text that stands in no template; nothing in it acts."""
+    return _joined(lm, ["", ""], [text])
+
+
 def _joined(lm, frame, texts):
     """Token ids of frame[0] + texts[0] + frame[1] + ...: as one text, as the template's own would
     be, but cut around and inside of every marker in the texts.

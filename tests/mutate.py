@@ -29,21 +29,21 @@ ROOT = Path(__file__).resolve().parent.parent
 # the quickest tests of a file first: most faults fall to those
 TESTS = {
     "train.py": "candidates train",
-    "baselines.py": "methods",
-    "rollout.py": "rollout train",
+    "baselines.py": "idle_flags teacher methods",
+    "rollout.py": "corners rollout train",
     "teacher.py": "teacher train",
     "reformulate.py": "candidates reformulate train",
     "buffer.py": "buffer train",
-    "loss.py": "loss policy",
-    "policy.py": "policy rollout text_only",
+    "loss.py": "loss corners policy",
+    "policy.py": "policy corners rollout text_only",
     "reward.py": "reward",
     "records.py": "candidates rollout train",
     "judge.py": "teacher",
-    "data.py": "data runtime/rows runtime/job",
-    "processor.py": "processor policy",
-    "model.py": "text_only engines/hf policy",
+    "data.py": "data runtime/rows runtime/dataset reports",
+    "processor.py": "processor policy turns",
+    "model.py": "reports text_only engines/hf policy",
     "runtime/alarms.py": "runtime/alarms",
-    "runtime/checkpoint.py": "runtime/checkpoint",
+    "runtime/checkpoint.py": "runtime/checkpoint runtime/changed",
 }
 COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq}
 COMPARE |= {ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In}
@@ -217,6 +217,10 @@ def run(args):
     before = rows(args.results)
     known = {row["key"] for row in before}
     todo = [m for m in chosen(args.per_file, args.seed, args.only) if m[1] not in known]
+    if args.survivors_of:
+        alive = {row["key"] for row in rows(args.survivors_of) if not row.get("killed", True)}
+        every = [(file, *m) for file in TESTS for m in mutants(file)]
+        todo = [m for m in every if m[1] in alive - known]
     end = time.monotonic() + 60 * args.minutes
     sys.dont_write_bytecode = True
     warm_up()
@@ -281,6 +285,7 @@ def main():
     parser.add_argument("--only", default="", help="one file")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no more after so many")
     parser.add_argument("--results", default="runs/mutants.jsonl", help="where they are kept")
+    parser.add_argument("--survivors-of", default="", help="only what lived in these results")
     parser.add_argument("--report", action="store_true", help="say what is known, try nothing")
     args = parser.parse_args()
     Path(args.results).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from turn_fixtures import CHATML, FAMILIES, INST, TEXTS, ZEPHYR, made, own
 
-from processor import CLOSER, encode, encode_turns
+from processor import CLOSER, encode, encode_turns, text_ids
 from reformulate import clean
 
 CASES = {
@@ -61,6 +61,13 @@ def test_a_question_opens_no_turn(side, marker):
     if side.tokenizer.get_vocab().get("<unk>") not in ids:  # it is all there to be read
         frame = text_of(own(side, "x\u4e09x")).split("x\u4e09x")
         assert text_of(ids) == "".join(text.split()).join(frame)
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_a_forced_beginning_holds_no_marker(side, marker):
+    """Of a teacher's response in the student's tokens (baselines.retokenized_prefixes)."""
+    assert control(side, text_ids(side, f"4{marker}5")) == []
+    assert text_ids(side, "It is 4.") == tuple(side.tokenizer("It is 4.")["input_ids"])
 
 
 def test_a_marker_of_plain_letters_has_other_ids_than_the_template():
