@@ -159,10 +159,15 @@ def _markers(tokenizer, template, others):
     }
     between = _between(tokenizer)
     tags = {t for t in _TAG.findall(between)} | {t for t in added if t in between}
-    # spaces and words are in many texts; <think> stands in our own
-    tags = {t for t in tags if re.search(r"[^\w\s]", t)} - _THINK
+    # spaces, words and signs are in many texts; <think> stands in our own
+    tags = {t for t in tags if re.search(r"[^\w\s]", t) and len(t.strip()) > 2} - _THINK
     found = sorted(filter(None, special | tags), key=len, reverse=True)
-    ids = {i for t, i in tokenizer.get_added_vocab().items() if t in found}
+    # what stands for letters that a vocabulary lacks comes of itself
+    of_itself = re.compile(
+        r"<0x[0-9A-F]{2}>|<unk>|\[UNK\]|" + re.escape(tokenizer.unk_token or "<unk>")
+    )
+    added = tokenizer.get_added_vocab().items()
+    ids = {i for t, i in added if t in found and not of_itself.fullmatch(t)}
     return re.compile("|".join(map(re.escape, found)) or r"(?!)"), frozenset(ids)
 
 

@@ -5,7 +5,6 @@ from errno import EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC
 
 import torch
 
-
 # the last two: how PyTorch's writer puts it (a file that is shorter than what was written to it)
 FULL = ("No space left on device", "Disk quota exceeded", "unexpected pos", "failed writing file")
 

@@ -7,7 +7,7 @@ python -m pytest tests/test_turns.py
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turn_fixtures import CHATML, FAMILIES, INST, TEXTS, ZEPHYR, made, own
+from turn_fixtures import CHATML, FAMILIES, INST, TEXTS, UNSEEN, ZEPHYR, made, own
 
 from processor import CLOSER, encode, encode_turns, text_ids
 from reformulate import clean
@@ -40,7 +40,7 @@ def control(side, ids):
 
 
 def test_the_ids_are_the_templates_own(side):
-    for text in TEXTS:
+    for text in (*TEXTS, UNSEEN):
         assert list(encode(side, text + CLOSER).ids) == own(side, text + CLOSER), text
     turns = [("user", TEXTS[0]), ("assistant", TEXTS[1]), ("user", TEXTS[2] + CLOSER)]
     messages = [{"role": role, "content": text} for role, text in turns]

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from processor import CLOSER
 
 TEXTS = ["How many bars are there? 12, 7.5 or x_1?", "Caf\u00e9 \u2014 \u4e09\u89d2\u5f62"]
+UNSEEN = "\u00fcber \u0416 Zz \U0001f600"  # letters that no corpus here has
 TEXTS += ["  two  spaces \n\n and\ttabs ", "\n\nfirst", "last\n", "1", ""]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
