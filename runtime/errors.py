@@ -1,7 +1,7 @@
 """Memory, disk and file handles that run out, told in one line that names what to lower."""
 
 from contextlib import contextmanager
-from errno import EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC
+from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC
 
 import torch
 
@@ -34,8 +34,9 @@ def in_one_line(error, cfg):
         advice += "--checkpointing" if not cfg.checkpointing else "more GPUs"
     elif isinstance(error, MemoryError) or "can't allocate memory" in text or number == ENOMEM:
         advice = f"this machine's memory ran out ({first}); lower {memory_flags(cfg)}"
-    elif number in (ENOSPC, EDQUOT) or full:
-        advice = f"the disk is full ({first}); make room, or lower --keep {cfg.keep} and "
+    elif number in (ENOSPC, EDQUOT, EFBIG) or full:
+        advice = f"the disk is full ({first}); make room (also `ulimit -f`), or lower --keep "
+        advice += f"{cfg.keep} and "
         advice += f"--show {cfg.show}, or give another --out"
     elif number in (EMFILE, ENFILE):
         advice = f"too many files are open ({first}); raise the limit, `ulimit -n 65536`"
