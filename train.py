@@ -81,7 +81,6 @@ def train(cfg, job, stop):
         rewards, group_ids = [s.reward for s in samples], [s.group_id for s in samples]
         adv = advantages(rewards, group_ids, cfg.norm).tolist()
         engine.sleep()
-        job.checkpoints.weights_move()
         metrics = job.method.update(job.policy, job.optimizer, groups, adv, cfg, world, rng, clock)
         sync_weights(job.policy, engine)
 

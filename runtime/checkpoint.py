@@ -104,6 +104,7 @@ class Checkpoints:
         self.folder, self.cfg, self.lm, self.optimizer = folder, cfg, lm, optimizer
         self.world, self.teacher = world, teacher
         self.captured = None  # the state of the last finished step, while its weights are in place
+        optimizer.register_step_pre_hook(lambda *args: self.weights_move())
 
     def capture(self, state, record):
         """Remember the state of a finished step, between two steps; record: its metrics, kept until
@@ -114,7 +115,9 @@ class Checkpoints:
         self.captured = state.to_json() | more
 
     def weights_move(self):
-        """From here to capture() the last step's state is no longer there to be saved."""
+        """From the step's first update to capture() the last step's state is not there to be saved.
+        What fails before, in a forward or backward of it, costs that step only.
+        """
         self.captured = None
 
     def save(self):

@@ -433,14 +433,18 @@ def save_after_error(error, job):
     try:
         # where not all ranks have the error, the others may be gone
         if job.world.size == 1 or shared:
+            if job.policy.lm.sharded:
+                job.policy.reshard()  # it may have ended within a forward
             job.checkpoints.save()
-    except OSError as e:
+    except (OSError, RuntimeError, AssertionError) as e:
         kept = f"\nthe last finished step could not be saved: {e}"
     if found := checkpoint.complete(job.out / "checkpoints"):
         steps = int(found[-1].name.removeprefix("step-"))
         some = steps if steps == job.state.step else f"first {steps} of {job.state.step}"
         again = f"go on with --resume --out {job.out}"
         kept += f"\nthe {some} finished steps are in {found[-1]}; {again}"
+    elif job.state.step and not kept:
+        kept += f"\nnone of the {job.state.step} finished steps is saved; lower --save-every"
     if not isinstance(error, (ValueError, OSError)):  # a bug of ours: its traceback is wanted
         print(kept.strip(), file=sys.stderr)
         return error

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import policy
 import tiny
 import train
 from baselines import method_of
@@ -119,9 +120,18 @@ def test_the_finished_steps_are_kept(broken_run, error):
 
 
 def test_in_an_update_the_last_checkpoint_is_named(broken_run):
-    """The weights have moved, so only what was saved before is there."""
-    told, job = broken_run(torch.optim.AdamW, "step", CPU, 2)
-    assert "\n" not in str(told) and not list((job.out / "checkpoints").glob("step-*"))
+    """The weights have moved, so only what was saved before is there: here nothing, so it says."""
+    told, job = broken_run(sys.modules["torch.optim.adam"], "adam", CPU, 2)
+    line, kept = str(told).split("\n")
+    assert kept == "none of the 1 finished steps is saved; lower --save-every"
+    assert not list((job.out / "checkpoints").glob("step-*"))
+
+
+def test_before_an_update_the_step_before_it_is_kept(broken_run):
+    """In a forward or backward no weight has moved yet, and there memory ends most often."""
+    told, job = broken_run(policy, "measure_zero_advantage", CUDA, 3)
+    assert "the 2 finished steps are in" in str(told)
+    assert [p.name for p in (job.out / "checkpoints").iterdir()] == ["step-000002"]
 
 
 def test_a_disk_that_stays_full_is_told_with_what_was_saved_before(broken_run, monkeypatch):
