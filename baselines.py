@@ -26,6 +26,7 @@ from math_equal import NUMBER_WORDS, answers_equal, options, plain_number
 from math_equal import clean as spell
 from packing import shard_micro_batches
 from policy import optimizer_step, update
+from processor import text_ids
 from records import Method, Reformulation, RolloutRequest
 from reformulate import clean, pre_cap
 from reward import SIGNS, last_boxed
@@ -142,12 +143,7 @@ def without_opening(ids, prompt_ids, lm):
 def retokenized_prefixes(plain, step, cfg, engine, teacher, world, rng, clock):
     """prefixes, of a teacher that writes the same text with other token ids."""
 
-    def ids_of(answer):
-        tokenizer = engine.lm.tokenizer
-        return tokenizer(answer.text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-
+    ids_of = lambda answer: text_ids(engine.lm, answer.text)
     return prefixes(plain, step, cfg, engine, teacher, world, rng, clock, ids_of)
 
 

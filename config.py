@@ -48,8 +48,9 @@ TINY, MANY = 1e-12, 1e12  # above zero; no bound that matters
 
 def knob(paper, why, low=None, high=MANY, tiny=MISSING, choices=None, free=False, alias=()):
     """A flag. low, high: its range, both inside; choices: its values; alias: further names; free:
-    it may differ when a run goes on, because it changes how long, how fast and how it is watched,
-    not what the next step does.
+    it may differ when a run goes on, because it changes how long, how fast, where and how it is
+    watched, or what is skipped, not what the next step does; "raised": if it grows; "moved": if it
+    has a value before and after.
     """
     facts = {"why": why, "low": low, "high": high, "choices": choices, "free": free}
     facts |= {"tiny": paper if tiny is MISSING else tiny, "alias": alias}
@@ -66,7 +67,8 @@ class Config:
     teacher: str = knob("", f"{', '.join(TEACHERS)}, or a model folder or hub id; frozen; default: "
         f"tiny for the tiny student, 27b for the others by name")
     data: str = knob("", "tiny, a folder or file of questions (see data.py), or a hub data set; "
-        "default: tiny for the tiny student, the folder zppo-77k for the others by name")
+        "default: tiny for the tiny student, the folder zppo-77k for the others by name",
+        free=True)  # its content is compared
     map: str = knob("", "our key = the data set's column: "
         "question=problem,answer=solution,image=image")
     skip_bad: bool = knob(False, "skip questions that can't be used (picture, length, "
@@ -109,7 +111,7 @@ class Config:
     teacher_max: int = knob(32, "teacher answers to ask for in all to a question that none of them "
         "solves (ours)", 1)
     max_prompt: int = knob(4096, "tokens of a plain prompt, image tokens included; BCQ and NCQ "
-        "only by the context window", 1, tiny=256)
+        "only by the context window", 1, tiny=256, free="raised")
     max_pixels: int = knob(0, "scale larger pictures down to so many pixels; 0: as they are", 0)
     max_response: int = knob(12288, "tokens of a response, student and teacher", 1, tiny=40)
     max_summary: int = knob(512, "tokens of a compressed candidate", 1, tiny=40)
@@ -133,7 +135,8 @@ class Config:
     # The machine.
     freeze_vision: bool = knob(False, "train the language model only: the vision tower, its merger "
         "included, stays as it is")
-    device: str = knob("", "where the student lives; default: cuda, and cpu for the tiny world")
+    device: str = knob("", "where the student lives; default: cuda, and cpu for the tiny world",
+        free=True)  # what it changes is --dtype
     dtype: str = knob("", "of compute, weights stay float32; default: bfloat16 on a GPU, else "
         "float32", choices=("", "float32", "bfloat16"))
     optim_dtype: str = knob("float32", "of AdamW's moments (the paper: bfloat16), rounded "
@@ -141,7 +144,7 @@ class Config:
     engine: str = knob("", "what samples; default: vllm on a GPU, else hf",
         choices=("", "vllm", "hf"))
     threads: int = knob(0, "CPU threads, 0: PyTorch's choice; two spin on each other when anything "
-        "else wants a core", 0, 4096, tiny=1)
+        "else wants a core", 0, 4096, tiny=1, free=True)
     micro_tokens: int = knob(65_536, "tokens computed per forward and backward (paper: 4 sequences "
         "of up to 16,384); changes speed and memory, not the gradient; 4b: 32768, 9b: 16384",
         1, tiny=8192, free=True)
@@ -155,7 +158,8 @@ class Config:
     max_num_seqs: int = knob(512, "responses that a student rank's vLLM decodes side by side; more "
         "would leave its CUDA graphs", 1, free=True)
     max_context: int = knob(0, "longest prompt + response of the student's vLLM, in tokens; what "
-        "is longer is left out; 0: what the lengths above need, the model's window at most", 0)
+        "is longer is left out; 0: what the lengths above need, the model's window at most", 0,
+        free=True)
     mtp: int = knob(0, "tokens that the student's drafting head (Qwen3.5's multi-token prediction) "
         "proposes at a time and its vLLM checks: faster, the same distribution; 0: off", 0, 16)
     teacher_memory: float = knob(0.9, "share of a GPU's memory for the teacher's server; beside a "
@@ -164,7 +168,7 @@ class Config:
         "quarter (the paper: 2 of 8), on a CPU none; 0: the teacher lives beside student rank 0",
         -1, free=True)
     teacher_url: str = knob("", "an OpenAI-compatible server is the teacher (vllm serve ...); "
-        "several: URL,URL")
+        "several: URL,URL", free="moved")
     timeout: float = knob(1800.0, "seconds that ranks wait for each other before an error says "
         "where", 5, free=True)
 
@@ -180,7 +184,7 @@ class Config:
         0, free=True)
     show: int = knob(3, "reformulated questions a step written to samples.jsonl", 0, free=True)
     teacher_cache: str = knob("", "file with the teacher's answers, to share between runs; "
-        "default: in the run folder")
+        "default: in the run folder", free=True)
     tensorboard: bool = knob(False, "needs the package tensorboard", free=True)
     wandb: bool = knob(False, "needs the package wandb", free=True)
 
@@ -211,7 +215,7 @@ RANGES = {
     for f in fields(Config)
     if f.metadata["low"] is not None
 }
-FREE = {f.name for f in fields(Config) if f.metadata["free"]}
+FREE = {f.name: f.metadata["free"] for f in fields(Config) if f.metadata["free"]}
 
 
 def share(rho, n):
@@ -219,12 +223,6 @@ def share(rho, n):
     29.
     """
     return math.floor(rho * n + 1e-9)
-
-
-def comparable(cfg):
-    """The flags that must be the same when a run goes on, as JSON values."""
-    found = {"data_digest": cfg.data_digest, "teacher_given": cfg.teacher_given}
-    return {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in FREE} | found
 
 
 def flag_of(name):

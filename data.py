@@ -79,13 +79,14 @@ class Questions(Sequence):
     """Rows of a data set in order, each loaded when it is asked for.
 
     bad: {index: BadRow} of rows known not to be usable; asking for one raises it. digest: a short
-    name of all content, for a resumed run must go on with the same. n_pictures: rows that have any.
+    name of all content, for a resumed run must go on with the same. n_pictures: rows that have any;
+    free_form: indices of usable rows whose answers need a judge.
     """
 
-    def __init__(self, name, ids, load, where, bad=(), digest="", n_pictures=0):
+    def __init__(self, name, ids, load, where, bad=(), digest="", n_pictures=0, free_form=()):
         """ids: one a row, None for a bad one; load, where: index -> Question, its place."""
         self.name, self.digest, self.bad = name, digest, dict(bad)
-        self.n_pictures, self.where = n_pictures, where
+        self.n_pictures, self.where, self.free_form = n_pictures, where, free_form
         self._load, self._length = load, len(ids)
         self._index = {q: i for i, q in enumerate(ids) if i not in self.bad}
 
@@ -258,9 +259,11 @@ def in_memory(questions, name="questions", check=None, skip_bad=False):
     content = repr([(q.id, q.question, q.golds, q.source, q.free_form) for q in questions])
     digest = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16]
     n_pictures = sum(bool(q.images) for q in questions)
+    free_form = [i for i, q in enumerate(questions) if q.free_form and i not in bad]
     where = lambda i: f"{name}, question {questions[i].id}"
     ids = [q.id for q in questions]
-    return Questions(name, ids, questions.__getitem__, where, bad, digest, n_pictures)
+    load = questions.__getitem__
+    return Questions(name, ids, load, where, bad, digest, n_pictures, free_form)
 
 
 def open_questions(spec, columns=None, check=None, skip_bad=False):
@@ -274,6 +277,7 @@ def open_questions(spec, columns=None, check=None, skip_bad=False):
     check = check or QuestionCheck()
     rows = open_rows(spec, columns)
     handles, numbers, ids, bad, n_pictures = array("Q"), array("Q"), [], {}, 0
+    free_form = array("Q")
     for i, (handle, number, q) in enumerate(scan(rows, pictures=True)):
         handles.append(handle)
         numbers.append(number)
@@ -283,6 +287,8 @@ def open_questions(spec, columns=None, check=None, skip_bad=False):
             bad[i] = q
         else:
             n_pictures += bool(q.images)
+            if q.free_form:
+                free_form.append(i)
         ids.append(None if isinstance(q, BadRow) else q.id)
     _check_counts(bad, len(ids), rows.name, skip_bad)
 
@@ -299,7 +305,7 @@ def open_questions(spec, columns=None, check=None, skip_bad=False):
         return q
 
     digest = rows.content.hexdigest()[:16]
-    return Questions(rows.name, ids, load, where, bad, digest, n_pictures)
+    return Questions(rows.name, ids, load, where, bad, digest, n_pictures, free_form)
 
 
 def _tried(question, place, check, whole):

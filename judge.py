@@ -43,9 +43,13 @@ def judge_prompt(question, response, golds, truncated=False):
 
 
 def verdict_of(reply):
-    """True, False, or None when the judge's reply is not exactly the JSON that was asked for."""
+    """True, False, or None when the judge's reply is not exactly the JSON that was asked for; a
+    fence around it is no mistake.
+    """
+    text = final(reply)
+    fenced = re.fullmatch(r"```\s*(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
     try:
-        said = json.loads(final(reply))
+        said = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         return None
     if said == {"verdict": "correct"}:

@@ -1,9 +1,9 @@
 """Text, images and video -> token ids and vision inputs, once, through the model's own template.
 
 Three promises, each with a test in tests/test_processor.py:
-* The user's text is tokenized with special tokens switched off, apart from the template around it,
-  so that no question and no candidate can open a turn, end one, or place an image (pitfall: a
-  response pasted into a prompt carries `<|im_end|>`).
+* The ids are those of the template's own tokenization; but a marker in the user's text (what opens
+  a turn, ends one, or places an image) is tokenized letter by letter, so that no question and no
+  candidate can act as one (pitfall: a response pasted into a prompt carries `<|im_end|>`).
 * Thinking is opened at most once. Qwen3.5's template opens `<think>` itself when thinking is on
   (our default for answering; the paper does not say which it used) and writes an empty, closed
   block when it is off.
@@ -18,8 +18,10 @@ placeholders are below.
 """
 
 import math
+import re
 from collections import OrderedDict
 from dataclasses import replace
+from functools import lru_cache
 from threading import Lock
 
 import torch
@@ -36,6 +38,8 @@ CLOSER = (
 _SLOT = "\u2402TEXT\u2402"  # stands for the user's text in the template; no template contains it
 # split_special_tokens is a switch of the tokenizer itself, and a teacher's thread encodes as well
 _ONE_AT_A_TIME = Lock()
+# a tag as templates write them, and the two that our own prompts speak of
+_TAG, _THINK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]"), {"<think>", "</think>"}
 
 
 def encode(lm, text, images=(), video=(), thinking=True):
@@ -63,8 +67,7 @@ def encode(lm, text, images=(), video=(), thinking=True):
             f"{lm.path}: its chat template wrote the user's text {rendered.count(_SLOT)} times, "
             f"not once"
         )
-    head, tail = rendered.split(_SLOT)
-    ids = (*_ids(lm, head), *_ids(lm, text, plain=True), *_ids(lm, tail))
+    ids = _joined(lm, rendered.split(_SLOT), [text])
     return Prompt(ids, tuple(images), tuple(video), text=text, thinking=thinking)
 
 
@@ -75,22 +78,29 @@ def encode_turns(lm, turns, thinking=True):
     slots = [f"{_SLOT}{i}{_SLOT}" for i in range(len(turns))]
     messages = [{"role": role, "content": slot} for (role, _), slot in zip(turns, slots)]
     rendered = _render(lm, messages, thinking)
-    ids = ()
-    for slot, (_, text) in zip(slots, turns):
+    frame = []
+    for slot in slots:
         if rendered.count(slot) != 1:
             raise ValueError(
                 f"{lm.path}: its chat template wrote a turn {rendered.count(slot)} times, not once"
             )
         head, rendered = rendered.split(slot)
-        ids += (*_ids(lm, head), *_ids(lm, text, plain=True))
-    ids = (*ids, *_ids(lm, rendered))
+        frame.append(head)
+    ids = _joined(lm, [*frame, rendered], [text for _, text in turns])
     return Prompt(ids, text=turns[-1][1], turns=tuple(turns[:-1]), thinking=thinking)
 
 
 def _render(lm, messages, thinking):
-    return lm.tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-    )
+    """The template's text. Raises ValueError with one line for whatever the template raises."""
+    try:
+        return lm.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
+    except Exception as e:
+        why = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
+        raise ValueError(
+            f"{lm.path}: its chat template can't write a question ({why}); mend chat_template.jinja"
+        ) from e
 
 
 def _ids(lm, text, plain=False):
@@ -99,11 +109,91 @@ def _ids(lm, text, plain=False):
         return lm.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
 
 
+# ---- text that can't act -------------------------------------------------------------------------
+
+
+def text_ids(lm, text):
+    """Token ids of a text that stands in no template; nothing in it acts."""
+    return _joined(lm, ["", ""], [text])
+
+
+def _joined(lm, frame, texts):
+    """Token ids of frame[0] + texts[0] + frame[1] + ...: as one text, as the template's own would
+    be, but cut around and inside of every marker in the texts.
+    """
+    others = (*lm.eos_ids, lm.image_id, lm.video_id)
+    markers, marker_ids = _markers(lm.tokenizer, str(lm.tokenizer.chat_template), others)
+    many = lambda ids: sum(i in marker_ids for i in ids)
+    ids = _pieces(lm, frame, texts, markers)
+    if many(ids) != many(_ids(lm, "".join(frame))):  # the tokenizer reads other letters as one, too
+        ids = _pieces(lm, frame, texts, re.compile("(?s).+"))
+    return tuple(ids)
+
+
+def _pieces(lm, frame, texts, markers):
+    inner, pieces, out = frame[0], [], []
+    for text, after in zip(texts, frame[1:]):
+        at = 0
+        for m in markers.finditer(text):
+            pieces += [inner + text[at : m.start()], *m[0]]
+            inner, at = "", m.end()
+        inner += text[at:] + after
+    pieces.append(inner)
+    for k, piece in enumerate(pieces):
+        out += _continued(lm, piece, plain=len(piece) == 1) if k else _ids(lm, piece)
+    return out
+
+
+def _continued(lm, text, plain):
+    """Ids of a text that follows another one: without the space that SentencePiece models put
+    before a text.
+    """
+    before, both = _ids(lm, "\n", plain), _ids(lm, "\n" + text, plain)
+    alone = both[: len(before)] == before
+    return both[len(before) :] if alone else _ids(lm, text, plain)
+
+
+@lru_cache(maxsize=16)
+def _markers(tokenizer, template, others):
+    """(pattern, ids) of what opens and ends turns for a model: its special tokens, and the tags
+    between the turns of its template, whether flagged as special or not. others: further ids.
+    """
+    added = {t.content: t for t in tokenizer.added_tokens_decoder.values()}
+    special = {content for content, t in added.items() if t.special}
+    special |= {*tokenizer.all_special_tokens}
+    special |= {
+        t for t in tokenizer.convert_ids_to_tokens([i for i in others if i >= 0]) if t in added
+    }
+    between = _between(tokenizer)
+    tags = {t for t in _TAG.findall(between)} | {t for t in added if t in between}
+    # spaces, words and signs are in many texts; <think> stands in our own
+    tags = {t for t in tags if re.search(r"[^\w\s]", t) and len(t.strip()) > 2} - _THINK
+    found = sorted(filter(None, special | tags), key=len, reverse=True)
+    # what stands for letters that a vocabulary lacks comes of itself
+    of_itself = re.compile(
+        r"<0x[0-9A-F]{2}>|<unk>|\[UNK\]|" + re.escape(tokenizer.unk_token or "<unk>")
+    )
+    added = tokenizer.get_added_vocab().items()
+    ids = {i for t, i in added if t in found and not of_itself.fullmatch(t)}
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)"), frozenset(ids)
+
+
+def _between(tokenizer):
+    """What a chat template writes around the turns of a conversation; "" where it can't."""
+    turns = [{"role": r, "content": _SLOT} for r in ("user", "assistant", "user")]
+    try:
+        render = tokenizer.apply_chat_template
+        return render(turns, tokenize=False, add_generation_prompt=True).replace(_SLOT, " ")
+    except Exception:  # one that takes no second question
+        return ""
+
+
 def control_strings(tokenizer):
     """Every tag that means something to this model or to our prompts; reformulate.clean removes
     them from candidates.
     """
     tags = {t for t in tokenizer.get_added_vocab() if t.startswith("<")}
+    tags |= set(_TAG.findall(_between(tokenizer)))  # plain text to some tokenizers
     return sorted(tags | set(tokenizer.all_special_tokens))
 
 

@@ -99,12 +99,13 @@ class Teacher:
         self.judged = {"shown": 0, "asked": 0, "correct": 0, "malformed": 0}
 
     def state(self):
-        """{key: visits taken}, JSON values: with the memo all that a resumed run needs."""
-        return dict(self.taken)
+        """{key: visits taken}, solved keys: with the memo all that a resumed run needs, as JSON."""
+        return {"taken": dict(self.taken), "solved": sorted(self.solved)}
 
     def load(self, state):
         """Go on where state() was taken."""
-        self.taken = dict(state)
+        self.taken = dict(state.get("taken", state))  # older checkpoints hold nothing else
+        self.solved = set(state.get("solved", ()))
 
     def close(self):
         """Ask no more, drop what is in flight, and let another run write the memo."""
@@ -238,7 +239,7 @@ class Teacher:
     def judge(self, items):
         """Whether the judge (Fig. 9) calls each response correct, a list of bool. items: those of
         judge_item(). A response with nothing after its thinking is wrong, unasked; so is one where
-        the reply is not exactly the JSON that was asked for.
+        the reply is not exactly the JSON that was asked for (judge.verdict_of).
         """
         texts = [judge_prompt(*item) for item in items]
         replies = self._written("judge", texts, self.judging)

@@ -40,6 +40,7 @@ from reward import last_boxed
 from rollout import fitting, rollout, sync_weights
 from runtime import alarms, console, launch, plan
 from runtime.ahead import begin_ahead
+from runtime.dataset import next_questions
 from runtime.metrics import Clock, heldout_record, peak_gb, reset_counters, step_record
 from runtime.sampler_check import check_sampler
 from teacher import correct_answers
@@ -61,7 +62,7 @@ def train(cfg, job, stop):
         # 1. Plain rollouts: X = X_new + X_replay. The replayed prompts come in addition to the new.
         with clock("rollout"):
             replayed_ids = buffer.draw(cfg.replayed_prompts, rng)
-            new, replayed, position = launch.next_questions(job, replayed_ids, cfg)
+            new, replayed, position = next_questions(job, replayed_ids, cfg)
             requests = [RolloutRequest("plain", "new", q, q.question) for q in new]
             requests += [RolloutRequest("plain", "replay", q, q.question) for q in replayed]
             begin_ahead(requests, step, cfg, teacher, state)  # works beside the students
@@ -81,7 +82,6 @@ def train(cfg, job, stop):
         rewards, group_ids = [s.reward for s in samples], [s.group_id for s in samples]
         adv = advantages(rewards, group_ids, cfg.norm).tolist()
         engine.sleep(until_sync=True)
-        job.checkpoints.weights_move()
         metrics = job.method.update(job.policy, job.optimizer, groups, adv, cfg, world, rng, clock)
         sync_weights(job.policy, engine)
 
@@ -94,7 +94,8 @@ def train(cfg, job, stop):
         record["alarms"] = alarms.check(state.alarms, record, groups, reformulated, cfg)
         job.checkpoints.capture(state, record)
         if due(step, cfg.eval_every, cfg):
-            state.heldout_now = evaluate_on_all_ranks(engine, job.heldout, cfg, world, stop)
+            heldout = job.heldout, cfg, world, stop, teacher
+            state.heldout_now = evaluate_on_all_ranks(engine, *heldout)
             record |= heldout_record(state.heldout_now)
         world.on_rank0(lambda: job.log.step(record, groups, adv, cfg.show))
         if due(step, cfg.save_every, cfg):

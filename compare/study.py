@@ -36,7 +36,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from compare import plot, table
-from config import comparable, flag_of, flags, idle_flags, parser
+from config import flag_of, flags, idle_flags, parser
+from runtime.checkpoint import comparable
 from runtime.files import write_atomic
 
 # name: (the paper's label, † = with the replay buffer; flags of train.py)

@@ -28,6 +28,7 @@ import ipaddress
 import os
 import re
 import threading
+from errno import EMFILE, ENFILE
 from itertools import count
 from urllib.parse import urlsplit
 
@@ -286,6 +287,9 @@ class ClientEngine(Engine):
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as e:
             raise self._error(url, f"has no usable URL ({e}); is {self.flag} right?") from e
         except httpx.HTTPError as e:
+            if _out_of_handles(e):  # other requests give theirs back
+                why = "too many files are open here: raise the limit, `ulimit -n 65536`"
+                raise Again(why, patient=True) from e
             raise Again(str(e) or type(e).__name__) from e
         status, said = reply.status_code, " ".join(reply.text[:500].split())
         if status in (401, 403):
@@ -372,6 +376,14 @@ class ClientEngine(Engine):
             text, cut = _text(choice.get("message") or {}), choice.get("finish_reason") == "length"
             samples.append(Sample(prompt, ids, (), text, cut))
         return samples
+
+
+def _out_of_handles(error):
+    """Whether a file or socket could not be opened for want of handles, somewhere below."""
+    if getattr(error, "errno", None) in (EMFILE, ENFILE):
+        return True
+    below = [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
+    return any(_out_of_handles(e) for e in below if e is not None)
 
 
 def _http(url, timeout):

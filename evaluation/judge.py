@@ -161,8 +161,7 @@ def parse(kind, raw, n=1, criterion="YES"):
     """
     text = raw.rpartition("</think>")[2].strip()
     if kind == "shared":
-        m = re.fullmatch(r"```\s*(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
-        verdict = verdict_of(m[1] if m else text)
+        verdict = verdict_of(text)
         return None if verdict is None else [float(verdict)]
     if kind == "mmvet":
         word = (text.strip("| ").split() or [""])[0].strip("`*.|,")

@@ -20,7 +20,7 @@ import random
 import shutil
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 import model
 from buffer import Buffer
-from config import comparable
+from config import FREE, flag_of
 from distributed import World, as_shared
 from optimizer import fresh_state, state_dtype
 from policy import full_state_dict
@@ -37,6 +37,27 @@ from runtime.files import write_atomic
 
 ALONE = World()
 ANY = (Exception, CheckpointException)  # DCP's own is a BaseException, which Exception lets through
+
+
+def comparable(cfg):
+    """The flags that matter when a run goes on (changed), as JSON values."""
+    found = {"data_digest": cfg.data_digest, "teacher_given": cfg.teacher_given}
+    names = [f.name for f in fields(cfg) if FREE.get(f.name) is not True]
+    return {name: getattr(cfg, name) for name in names} | found
+
+
+def changed(was, now):
+    """What makes a run that goes on another one, as a list of text. was, now: of comparable().
+    Flags that only one of them has, of an older or a newer version, decide nothing.
+    """
+    out = []
+    for name in sorted(was.keys() & now.keys()):
+        old, new, free = was[name], now[name], FREE.get(name)
+        allowed = (free == "raised" and new >= old) or (free == "moved" and old and new)
+        if old != new and not allowed:
+            what = {"data_digest": "the questions of --data", "teacher_given": "a named --teacher"}
+            out.append(f"{what.get(name, flag_of(name))} {old} -> {new}")
+    return out
 
 
 @dataclass
@@ -84,6 +105,7 @@ class Checkpoints:
         self.folder, self.cfg, self.lm, self.optimizer = folder, cfg, lm, optimizer
         self.world, self.teacher = world, teacher
         self.captured = None  # the state of the last finished step, while its weights are in place
+        optimizer.register_step_pre_hook(lambda *args: self.weights_move())
 
     def capture(self, state, record):
         """Remember the state of a finished step, between two steps; record: its metrics, kept until
@@ -94,7 +116,9 @@ class Checkpoints:
         self.captured = state.to_json() | more
 
     def weights_move(self):
-        """From here to capture() the last step's state is no longer there to be saved."""
+        """From the step's first update to capture() the last step's state is not there to be saved.
+        What fails before, in a forward or backward of it, costs that step only.
+        """
         self.captured = None
 
     def save(self):

@@ -9,12 +9,13 @@ import time
 import torch
 from tqdm import tqdm
 
-from config import DISTILL, comparable, flag_of, needs_teacher, run_name
+from config import DISTILL, flag_of, needs_teacher, run_name
 from data import prompt_lengths, skipped
 from engines.base import Stopped, default_kind
 from eval import by_family
 from model import attention
 from runtime import kernels, plan
+from runtime.checkpoint import comparable
 from runtime.files import read_jsonl
 
 
@@ -249,7 +250,7 @@ def gain_line(split, mean, error):
 
 def model_card(cfg, before, after):
     """README.md of final/: what this model is, how it was made, and what it scored."""
-    was_given = comparable(cfg) | {"steps": cfg.steps}
+    was_given = comparable(cfg) | {"steps": cfg.steps, "data": cfg.data}
     was_given.pop("data_digest")
     given = {flag_of(k): v for k, v in was_given.items() if not isinstance(v, (bool, type(None)))}
     flags = "\n".join(f"    {flag} {value}" for flag, value in given.items() if value != "")
@@ -280,7 +281,7 @@ Post-trained with zppo, an independent implementation of Zone of Proximal Policy
 
 {results}
 
-Greedy decoding, graded by exact matching. Flags:
+Greedy decoding, graded by exact matching, and by the teacher where an answer is free-form. Flags:
 
 {flags}
 

@@ -1,9 +1,12 @@
 """Memory, disk and file handles that run out, told in one line that names what to lower."""
 
 from contextlib import contextmanager
-from errno import EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC
+from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC
 
 import torch
+
+# the last two: how PyTorch's writer puts it (a file that is shorter than what was written to it)
+FULL = ("No space left on device", "Disk quota exceeded", "unexpected pos", "failed writing file")
 
 
 @contextmanager
@@ -25,14 +28,15 @@ def in_one_line(error, cfg):
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0][:200]
     number = getattr(error, "errno", None)
-    full = "No space left on device" in text or "Disk quota exceeded" in text
+    full = any(sign in text for sign in FULL)
     if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
         advice = f"the GPU's memory ran out ({first}); lower {memory_flags(cfg)}, or give "
         advice += "--checkpointing" if not cfg.checkpointing else "more GPUs"
     elif isinstance(error, MemoryError) or "can't allocate memory" in text or number == ENOMEM:
         advice = f"this machine's memory ran out ({first}); lower {memory_flags(cfg)}"
-    elif number in (ENOSPC, EDQUOT) or full:
-        advice = f"the disk is full ({first}); make room, or lower --keep {cfg.keep} and "
+    elif number in (ENOSPC, EDQUOT, EFBIG) or full:
+        advice = f"the disk is full ({first}); make room (also `ulimit -f`), or lower --keep "
+        advice += f"{cfg.keep} and "
         advice += f"--show {cfg.show}, or give another --out"
     elif number in (EMFILE, ENFILE):
         advice = f"too many files are open ({first}); raise the limit, `ulimit -n 65536`"

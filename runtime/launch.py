@@ -18,27 +18,27 @@ from typing import Any
 import torch
 import transformers
 from torch import distributed as dist
-from tqdm import tqdm
 
 import data
 import model
 import shared_prompt
 from baselines import FrozenTeacher
 from buffer import Buffer
-from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name
+from config import DISTILL, context, needs_teacher, run_name
 from distributed import init_student_rank, open_store
 from engines import open_engine
 from engines.base import default_kind
 from engines.client import ClientEngine
 from engines.server import own_host, run_teacher_server, visible_gpus, vllm_server
-from eval import SPLITS, evaluate_on_all_ranks
+from eval import evaluate_on_all_ranks
 from optimizer import adamw
 from policy import shard_policy
 from records import Method
 from rollout import sync_weights
 from runtime import checkpoint, console, plan
 from runtime.carried import require_drafter
-from runtime.checkpoint import Checkpoints, RunState
+from runtime.checkpoint import Checkpoints, RunState, changed, comparable
+from runtime.dataset import open_data
 from runtime.errors import errors_in_one_line, in_one_line
 from runtime.files import write_atomic
 from runtime.kernels import check_gpu, check_kernels
@@ -83,7 +83,7 @@ def open_job(cfg, who):
         check = data.QuestionCheck(
             model.text_side(cfg.student_path), cfg.max_prompt, cfg.thinking, cfg.max_pixels
         )
-        questions, heldout = open_data(cfg, check)
+        questions, heldout = open_data(cfg, check, world)
         cfg.data_digest = data.digest(questions)
         out = world.broadcast_from_rank0(lambda: open_run(cfg))
         cfg.resume_from = world.broadcast_from_rank0(lambda: cfg.resume_from)
@@ -140,27 +140,6 @@ def open_log(cfg, job, record, resources):
     return log
 
 
-# ---- data ----------------------------------------------------------------------------------------
-
-
-def open_data(cfg, check):
-    """The training questions, and {split: held-out questions}, those left out that can't be used
-    (--skip-bad). check: data.QuestionCheck. Raises ValueError naming the bad rows.
-    """
-    columns, heldout = data.parse_map(cfg.map), {}
-    if cfg.data == "tiny":
-        import tiny  # the tiny world as a data set: a door to the surroundings
-
-        questions = data.in_memory(tiny.questions("train"), "tiny", check, cfg.skip_bad)
-        heldout = {split: tiny.questions(split) for split in SPLITS}
-    else:
-        questions = data.open_questions(cfg.data, columns, check, cfg.skip_bad)
-    if cfg.heldout:
-        found = data.open_questions(cfg.heldout, columns, check, cfg.skip_bad)
-        heldout = {"heldout": [found[i] for i in found.good]}
-    return questions, heldout
-
-
 def check_window(student, cfg):
     """Lengths that can't work are told before any long work. Raises ValueError."""
     if cfg.max_prompt + cfg.max_response > student.window:
@@ -168,30 +147,6 @@ def check_window(student, cfg):
             f"{cfg.student}: --max-prompt {cfg.max_prompt} and --max-response {cfg.max_response} "
             f"do not fit its context of {student.window} tokens; lower them"
         )
-
-
-def next_questions(job, replayed_ids, cfg):
-    """(new questions, replayed questions, data position after them) of a step, all of their
-    pictures opened once, so that nothing is sampled before a bad one is known.
-
-    With --skip-bad, one that can't be used is left out, with a counted warning; else ValueError
-    names them all. Every rank looks at its share.
-    """
-    questions, world, state = job.questions, job.world, job.state
-    indices, position = data.take_good(questions, cfg.seed, state.position, cfg.new_prompts)
-    new = len(indices)
-    indices += [questions.place(i) for i in replayed_ids]
-    own = range(world.rank, len(indices), world.size)
-    look = lambda: {k: data.fetch(questions, [indices[k]], job.check)[1] for k in own}
-    bad = {k: e for part in world.all_gather(look) for k, some in part.items() for e in some}
-    if bad and not cfg.skip_bad:
-        data.refuse([bad[k] for k in sorted(bad)])
-    for k in sorted(bad):
-        state.skipped += 1
-        if world.rank == 0:
-            tqdm.write(f"warning: {bad[k]}; skipped ({state.skipped} so far)", file=sys.stderr)
-    good = [(k, questions[i]) for k, i in enumerate(indices) if k not in bad]
-    return [q for k, q in good if k < new], [q for k, q in good if k >= new], position
 
 
 # ---- models and engines --------------------------------------------------------------------------
@@ -372,15 +327,10 @@ def open_run(cfg):
     else:  # it died before its first checkpoint: begin again in its place
         print(f"{out}: no complete checkpoint yet, so this begins at step 1")
         was = checkpoint.read_json(out / "config.json")
-        was = {name: was.get(name) for name in now}
-    changed = [
-        f"{flag_of(name)} {was.get(name)} -> {now.get(name)}"
-        for name in sorted({*was, *now})
-        if was.get(name) != now.get(name)
-    ]
-    if changed and not cfg.force:
+    others = changed(was, now)
+    if others and not cfg.force:
         raise ValueError(
-            f"{out} was started with other flags ({'; '.join(changed)}): this would be a different "
+            f"{out} was started with other flags ({'; '.join(others)}): this would be a different "
             f"run. Give the same flags, or --force"
         )
     cfg.resume_from = str(found) if found else ""
@@ -428,10 +378,15 @@ def make_folder(out, cfg, student):
 def measure_before(cfg, job, stop):
     """Held-out questions before any training, once a run."""
     if job.state.heldout is None:
-        results = evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop)
+        results = heldout_results(cfg, job, stop)
         job.state.heldout = results
         record = {"step": 0, **heldout_record(results)}
         job.world.on_rank0(lambda: job.log.metrics(record))
+
+
+def heldout_results(cfg, job, stop):
+    """{split: rows} of the held-out questions as the student answers them now."""
+    return evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop, job.teacher)
 
 
 def finish(cfg, job, stop):
@@ -442,7 +397,7 @@ def finish(cfg, job, stop):
         return
     after = state.heldout_now
     if after is None:
-        after = evaluate_on_all_ranks(job.engine, job.heldout, cfg, job.world, stop)
+        after = heldout_results(cfg, job, stop)
     checkpoint.publish(job.policy.lm, out / "final", job.world)
     if job.world.rank == 0:
         write_atomic(out / "final/README.md", console.model_card(cfg, state.heldout, after))
@@ -469,14 +424,18 @@ def save_after_error(error, job):
     try:
         # where not all ranks have the error, the others may be gone
         if job.world.size == 1 or shared:
+            if job.policy.lm.sharded:
+                job.policy.reshard()  # it may have ended within a forward
             job.checkpoints.save()
-    except OSError as e:
+    except (OSError, RuntimeError, AssertionError) as e:
         kept = f"\nthe last finished step could not be saved: {e}"
     if found := checkpoint.complete(job.out / "checkpoints"):
         steps = int(found[-1].name.removeprefix("step-"))
         some = steps if steps == job.state.step else f"first {steps} of {job.state.step}"
         again = f"go on with --resume --out {job.out}"
         kept += f"\nthe {some} finished steps are in {found[-1]}; {again}"
+    elif job.state.step and not kept:
+        kept += f"\nnone of the {job.state.step} finished steps is saved; lower --save-every"
     if not isinstance(error, (ValueError, OSError)):  # a bug of ours: its traceback is wanted
         print(kept.strip(), file=sys.stderr)
         return error

@@ -147,7 +147,7 @@ def test_fresh_answers(make):
     ]
     assert [a.reward for a in drawn[2]] == [0, 1, 0, 0]
     assert len(teacher.fresh_answers(ask("a"), 2, 3)[0]) == 3
-    assert teacher.memo.path.read_bytes() == b"" and teacher.state() == {}
+    assert teacher.memo.path.read_bytes() == b"" and teacher.state()["taken"] == {}
 
 
 def test_every_request_has_its_own_seed(make):
@@ -299,7 +299,8 @@ def test_a_run_begins_with_nothing_taken(real):
     want = steps(first)
     first.close()
     again = real(name="k.jsonl")
-    assert again.state() == {} and steps(again) == want and again.engine.tokens == 0
+    assert again.state() == {"taken": {}, "solved": []}
+    assert steps(again) == want and again.engine.tokens == 0
 
 
 def test_state_is_a_copy(real):
@@ -307,7 +308,26 @@ def test_state_is_a_copy(real):
     steps(teacher, [0])
     before = teacher.state()
     steps(teacher, [1])
-    assert before != teacher.state() and sorted(before.values()) == [1]
+    assert before != teacher.state() and list(before["taken"].values()) == [1]
+
+
+def test_a_solved_question_is_not_begun_again_after_a_resume(make):
+    """What is solved is known before the memo's answers are graded again; an older checkpoint, of
+    visits alone, can be read too.
+    """
+    solves = lambda prompt, k: "\\boxed{5}"
+    first = make(solves)
+    [question] = ask("What?")
+    first.answers([question], 1)
+    first.close()
+    second = make(solves)
+    second.close()
+    older = make(solves)
+    second.load(json.loads(json.dumps(first.state())))
+    older.load(first.state()["taken"])
+    [key] = first.solved
+    assert [t._wants_more(key) for t in (second, older)] == [False, True]
+    assert second.state() == first.state() and older.state()["taken"] == first.state()["taken"]
 
 
 def test_answers_wait_only_for_what_is_late(real):
@@ -577,7 +597,10 @@ def test_braces_in_a_response_are_not_placeholders():
         ('<think>hm</think>{"verdict": "correct"}', True),
         ('{"verdict": "Correct"}', None),
         ('{"verdict": "correct", "why": "x"}', None),
-        ('```json\n{"verdict": "correct"}\n```', None),
+        ('```json\n{"verdict": "correct"}\n```', True),  # a fence alone is not a wrong answer
+        ('```\n{"verdict": "wrong"}```', False),
+        ('Here:\n```json\n{"verdict": "correct"}\n```', None),
+        ('```json\n{"verdict": "correct"}', None),
         ("correct", None),
         ('{"verdict": true}', None),
         ('{"verdict": ["correct"]}', None),

@@ -24,9 +24,10 @@ from run_fixtures import groups, write
 
 import tiny
 from compare import plot, study, table
-from config import comparable, flags
+from config import flags
 from figures import curves, series
 from figures import plot as run_figures
+from runtime.checkpoint import comparable
 
 
 @pytest.fixture(autouse=True)

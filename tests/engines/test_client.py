@@ -5,6 +5,7 @@ python -m pytest -n 0 tests/engines/test_client.py
 """
 
 import concurrent.futures
+import resource
 import threading
 import time
 
@@ -235,6 +236,22 @@ def test_a_server_that_never_replies(server, connect):
     with pytest.raises(ValueError, match="gave no reply within 0 s"):
         ask(connect(timeout=0.3)).result()
     assert len(server.seen) == 1  # asking again would only take as long
+
+
+def test_handles_that_run_out_are_told(connect, monkeypatch):
+    """And not taken for a server that is not there."""
+    engine = connect()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(client, "WAITS", (0.01,) * 3)
+    monkeypatch.setattr(client, "SLOW_DOWN", 2)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        lost = [ask(engine, f"y{k}") for k in range(3)]
+        with pytest.raises(ValueError, match="too many files are open here.*ulimit -n"):
+            for future in lost:
+                future.result(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -7,6 +7,7 @@ python -m pytest tests/runtime/test_errors.py
 import errno
 import io
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import policy
 import tiny
 import train
 from baselines import method_of
@@ -43,6 +45,9 @@ def full(path="/d/metrics.jsonl"):
         (OSError(errno.ENOMEM, "Cannot allocate memory"), ("this machine's memory ran out",)),
         (full(), ("the disk is full", "/d/metrics.jsonl", "--keep 2", "--show 3", "--out")),
         (OSError("x: could not be written (No space left on device)"), ("the disk is full",)),
+        # PyTorch's writer on a full disk
+        (OSError("could not be written (unexpected pos 704 vs 598)"), ("the disk is full",)),
+        (OSError(errno.EFBIG, "File too large"), ("the disk is full", "ulimit -f")),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), ("the disk is full",)),
         (OSError(errno.EMFILE, "Too many open files", "a.png"), ("a.png", "ulimit -n")),
     ],
@@ -115,9 +120,18 @@ def test_the_finished_steps_are_kept(broken_run, error):
 
 
 def test_in_an_update_the_last_checkpoint_is_named(broken_run):
-    """The weights have moved, so only what was saved before is there."""
-    told, job = broken_run(torch.optim.AdamW, "step", CPU, 2)
-    assert "\n" not in str(told) and not list((job.out / "checkpoints").glob("step-*"))
+    """The weights have moved, so only what was saved before is there: here nothing, so it says."""
+    told, job = broken_run(sys.modules["torch.optim.adam"], "adam", CPU, 2)
+    line, kept = str(told).split("\n")
+    assert kept == "none of the 1 finished steps is saved; lower --save-every"
+    assert not list((job.out / "checkpoints").glob("step-*"))
+
+
+def test_before_an_update_the_step_before_it_is_kept(broken_run):
+    """In a forward or backward no weight has moved yet, and there memory ends most often."""
+    told, job = broken_run(policy, "measure_zero_advantage", CUDA, 3)
+    assert "the 2 finished steps are in" in str(told)
+    assert [p.name for p in (job.out / "checkpoints").iterdir()] == ["step-000002"]
 
 
 def test_a_disk_that_stays_full_is_told_with_what_was_saved_before(broken_run, monkeypatch):
@@ -150,22 +164,32 @@ def test_the_bar_ends_its_line(cfg, make_job, monkeypatch):
     assert screen.getvalue().endswith("\n")
 
 
-@pytest.mark.slow
-def test_the_whole_program(tmp_path):
-    """A full disk (a limit on the size of files) in a process of its own."""
-    small = "--steps 3 --batch 2 --iterations 1 --n 2 --method grpo --save-every 0".split()
-    script = (
-        "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "import runtime.metrics as m; real = m.append_jsonl; calls = []\n"
-        "def broken(path, rows):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) > 4: raise OSError(28, 'No space left on device', str(path))\n"
-        "    real(path, rows)\n"
-        "m.append_jsonl = broken\n"
-        "sys.argv = ['train.py', *sys.argv[1:]]; runpy.run_path('train.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", script, *small, "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def whole_program(out, limit, most, *flags):
+    """train.py in a process of its own, with a limit of the system."""
+    small = "--steps 3 --batch 2 --iterations 1 --n 2 --method grpo --save-every 1".split()
+    command = [sys.executable, "train.py", *small, "--out", str(out), *flags]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(limit, (most, most)),
+    )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
     [line] = [x for x in done.stderr.splitlines() if "error: " in x]
-    assert line.startswith("error: the disk is full")
+    assert line.startswith("error: ")  # not behind the bar
+    return line, done.stderr
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_finds_no_room(tmp_path):
+    """Files of at most 1 MB, where PyTorch's own writer meets the end of the disk."""
+    line, said = whole_program(tmp_path / "run", resource.RLIMIT_FSIZE, 1_000_000)
+    assert line.startswith("error: the disk is full") and "--keep 2" in line
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.slow
+def test_memory_that_ends_in_a_step(tmp_path):
+    line, _ = whole_program(
+        tmp_path / "run", resource.RLIMIT_AS, 1_600_000_000,
+        *"--batch 64 --n 16 --micro-tokens 60000 --steps 2".split(),
+    )  # fmt: skip
+    assert "this machine's memory ran out" in line and "--micro-tokens 60000" in line

@@ -237,7 +237,7 @@ def test_free_form_questions_go_to_the_judge(job, write, tmp_path):
     """
     runs = {"free3": (3, True), "free1": (1, True), "exact1": (1, False)}
     for name, (ranks, free) in runs.items():
-        data = "--data", write(12, free_form=free)
+        data = "--data", write(12, free_form=free), "--heldout", write(5, free_form=free)
         flags = "--steps 1 --no-bcq --no-ncq --teacher tiny".split()
         job(ranks, tmp_path / name, *data, *flags, check=0)
     assert_same_records(tmp_path / "free3", tmp_path / "free1")
