@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from processor import CLOSER, encode
 from reward import grade
+from runtime.grader import grader
 
 SPLITS = ("heldout", "heldout_text", "heldout_video")
 
@@ -29,6 +30,7 @@ def evaluate(
     chunk=256,
     bar=None,
     stop=None,
+    grade=grade,
 ):
     """Grade one response to each question. Returns [question id, family, reward] rows, in order.
 
@@ -60,8 +62,9 @@ def evaluate_on_all_ranks(engine, heldout, cfg, world, stop=None):
     with tqdm(total=total, disable=world.rank > 0, **settings) as bar:
         for split, questions in heldout.items():
             own = [questions[i] for i in range(world.rank, len(questions), world.size)]
+            more = {"bar": bar, "stop": stop, "grade": grader(cfg.grader)}
             parts = world.all_gather(
-                lambda: evaluate(engine, own, cfg.max_response, cfg.thinking, bar=bar, stop=stop)
+                lambda: evaluate(engine, own, cfg.max_response, cfg.thinking, **more)
             )
             rows = [parts[i % world.size][i // world.size] for i in range(len(questions))]
             results[split] = rows

@@ -159,6 +159,8 @@ def device_row(device):
 
 def method_row(cfg, helps):
     """What the method is made of."""
+    if cfg.fork:
+        return f"forks/{cfg.fork}.py, with the flags of --method {cfg.method}"
     buffer = ["buffer"] if cfg.buffer else []
     if cfg.method in DISTILL:
         whose = "teacher" if cfg.method == "off-distill" else "student"

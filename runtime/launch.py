@@ -79,7 +79,11 @@ def open_job(cfg, who):
         world = init_student_rank(cfg, who)
         resources.callback(world.close)
         check = data.QuestionCheck(
-            model.text_side(cfg.student_path), cfg.max_prompt, cfg.thinking, cfg.max_pixels
+            model.text_side(cfg.student_path),
+            cfg.max_prompt,
+            cfg.thinking,
+            cfg.max_pixels,
+            own_grader=bool(cfg.grader),
         )
         questions, heldout = open_data(cfg, check)
         cfg.data_digest = data.digest(questions)

@@ -136,12 +136,13 @@ def count_groups(groups, advantage):
 
 
 def by_kind(groups, adv):
-    """count_groups of new and replayed plain groups, and of each kind that helps (records.KINDS);
-    all zero where there are none. adv: one advantage a sample, in the order of the groups.
+    """count_groups of new and replayed plain groups, and of each kind that helps (records.KINDS,
+    and a fork's own); all zero where there are none. adv: one advantage a sample, in the order of
+    the groups.
     """
     parts = {name: [] for name in ("new", "replay", *KINDS[1:])}
     for g in groups:
-        parts[g.origin if g.kind == "plain" else g.kind].append(g)
+        parts.setdefault(g.origin if g.kind == "plain" else g.kind, []).append(g)
     advantage = advantages_by_group(groups, adv)
     return {name: count_groups(part, advantage) for name, part in parts.items()}
 
