@@ -99,6 +99,7 @@ def train(cfg, job, stop):
         world.on_rank0(lambda: job.log.step(record, groups, adv, cfg.show))
         if due(step, cfg.save_every, cfg):
             job.checkpoints.save()
+            world.on_rank0(lambda: step < cfg.steps and job.log.draw(step))
         console.show_step(bar, record)
         if step < cfg.steps:
             stop.on_all_ranks()

@@ -460,6 +460,7 @@ def finish(cfg, job, stop):
     if job.world.rank == 0:
         write_atomic(out / "final/README.md", console.model_card(cfg, state.heldout, after))
         print(console.summary(state.heldout, after, state.buffer, out), flush=True)
+        job.log.figures(state.step, sorted((out / "figures").glob("*.png")))
 
 
 def stopped(job, stop):
