@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from loss import NORMS
+from runtime.grader import grader
 
 HERE = Path(__file__).parent
 STUDENTS = {
@@ -93,6 +94,8 @@ class Config:
     thinking: bool = knob(True, "let the chat template open <think>; the paper is silent")
     norm: str = knob("nonzero", "which groups the standard deviation of Eq. 3 is over",
         choices=NORMS)
+    grader: str = knob("", "FILE:FUNCTION in place of reward.grade: function(response, golds) "
+        "returns 1 or 0")
     tis: float = knob(0.0, "cap of truncated importance weights between sampler and trainer; 0: "
         "off", 0)
 
@@ -190,6 +193,7 @@ class Config:
 
     # Not flags: found out on the way.
     student_path = teacher_path = resume_from = data_digest = ""
+    fork = ""  # name of the fork (forks/) whose method this run takes
     notes = ()  # what the flags come to and one might not expect, for the run table
     teacher_given = False  # a teacher that was named also judges free-form answers for GRPO
 
@@ -259,8 +263,10 @@ def parser():
     return p
 
 
-def flags(argv):
-    """The Config of train.py's flags, parsed and resolved. Raises ValueError with one line."""
+def flags(argv, fork=""):
+    """The Config of train.py's flags, parsed and resolved. Raises ValueError with one line. fork:
+    name of one (forks/), which may use what --method leaves idle.
+    """
     given = vars(parser().parse_args(argv))
     cfg = Config(**given)
     if cfg.student == "tiny":
@@ -268,11 +274,14 @@ def flags(argv):
             setattr(cfg, f.name, given.get(f.name, f.metadata["tiny"]))
     for name, value in SIZES.get(cfg.student, {}).items():
         setattr(cfg, name, given.get(name, value))
+    grader(cfg.grader)  # a bad one is told at once
     resolve_method(cfg, given)
     check_ranges(cfg)
     resolve_device(cfg)
     resolve_teacher(cfg)
-    refuse_idle(cfg, given)
+    cfg.fork = fork
+    if not fork:
+        refuse_idle(cfg, given)
     cfg.notes = notes(cfg, given)
     resolve_memory(cfg, given)
     by_name = cfg.student in STUDENTS and cfg.student != "tiny"
@@ -494,7 +503,7 @@ def wants_answers(cfg):
 
 def run_name(cfg):
     """zppo, grpo, grpo-bcq, hint, ...: what the folder and the bar are called."""
-    name = cfg.method
+    name = cfg.fork or cfg.method
     if name == "zppo" and not (cfg.bcq and cfg.ncq):
         name = "grpo" + ("-bcq" if cfg.bcq else "") + ("-ncq" if cfg.ncq else "")
     return name if cfg.buffer else f"{name}-nobuffer"

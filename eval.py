@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pictures import BadImage, decode
 from processor import CLOSER, encode
 from reward import grade
+from runtime.grader import grader
 
 SPLITS = ("heldout", "heldout_text", "heldout_video")
 
@@ -31,6 +32,7 @@ def evaluate(
     bar=None,
     stop=None,
     unsure=None,
+    grade=grade,
 ):
     """Grade one response to each question. Returns [question id, family, reward] rows, in order.
 
@@ -75,7 +77,8 @@ def evaluate_on_all_ranks(engine, heldout, cfg, world, stop=None, teacher=None):
 
             def answer():
                 unsure, settings = [], (cfg.max_response, cfg.thinking)
-                return evaluate(engine, own, *settings, bar=bar, stop=stop, unsure=unsure), unsure
+                more = {"bar": bar, "stop": stop, "unsure": unsure, "grade": grader(cfg.grader)}
+                return evaluate(engine, own, *settings, **more), unsure
 
             parts = world.all_gather(answer)
             judged = [(rows[k], item) for rows, unsure in parts for k, item in unsure]

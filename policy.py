@@ -112,17 +112,25 @@ def full_state_dict(lm, dtype=None):
 # ---- the update ----------------------------------------------------------------------------------
 
 
-def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=None):
+def policy_loss(batch, logp, old_logp, advantage, entropy, weight, cfg):
+    """The policy loss of a micro-batch (section 3.3, Table 8) and its stats, as policy_loss_sum has
+    them. batch: rows (Sample, advantage); all else (N,), of their response tokens, row by row.
+    """
+    clips = cfg.clip_low, cfg.clip_high, cfg.dual_clip
+    return policy_loss_sum(logp, old_logp, advantage, *clips, weight)
+
+
+def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=None, loss_of=None):
     """I gradient updates (cfg.iterations, Table 8) on the groups of one rollout step; every sampled
     token is used in exactly one of them.
 
     advantages: one float a sample, in the order of the groups. rng: random.Random, deals the groups
     to minibatches, the same on every rank. clock: metrics.Clock, times the phases "old_logp" and
-    "update". Where the trained net itself sampled in float32, old_logp is sampler_logp, checked on
-    cfg.flat_share of the groups; of the samples without advantage the same share is measured.
-    entropy and gap_* of the metrics are those of what was computed, each group standing for others.
-    Returns the metrics: sums over the step and over all ranks, divided once. Raises ValueError
-    when the gradient is not finite.
+    "update". loss_of: another policy_loss. Where the trained net itself sampled in float32,
+    old_logp is sampler_logp, checked on cfg.flat_share of the groups; of the samples without
+    advantage the same share is measured. entropy and gap_* of the metrics are those of what was
+    computed, each group standing for others. Returns the metrics: sums over the step and over all
+    ranks, divided once. Raises ValueError when the gradient is not finite.
     """
     rng = rng or random.Random(cfg.seed)
     clock = clock or (lambda phase: nullcontext())
@@ -153,7 +161,8 @@ def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=No
             n_tokens = max(1, count_tokens(minibatch))  # of the whole minibatch, on all ranks
             with optimizer_step(policy, optimizer, cfg, norms):
                 for (batch, weight), old_logp in zip(some, old):
-                    loss = _batch_loss(policy, batch, weight, old_logp, cfg, metrics)
+                    args = batch, weight, old_logp, cfg, metrics, loss_of or policy_loss
+                    loss = _batch_loss(policy, *args)
                     # FSDP averages gradients over the ranks; this is a sum
                     (loss * weight * world.size / n_tokens).backward()
                     world.heartbeat()
@@ -173,11 +182,12 @@ def count_tokens(rows):
     return sum(len(s.response_ids) for s, _ in rows)
 
 
-def _batch_loss(policy, batch, weight, old_logp, cfg, metrics):
-    """The summed policy loss of a micro-batch (section 3.3, Table 8), before any denominator."""
+def _batch_loss(policy, batch, weight, old_logp, cfg, metrics, loss_of):
+    """The summed loss of a micro-batch, before any denominator."""
     first = old_logp is None
+    needs = first or loss_of is not policy_loss
     with policy.lm.autocast():
-        logp, entropy = policy([s for s, _ in batch], cfg.temperature, entropy=first)
+        logp, entropy = policy([s for s, _ in batch], cfg.temperature, entropy=needs)
     sampler_logp = _sampler_logp(batch, logp.device)
     if first:
         old_logp = logp.detach()
@@ -185,8 +195,7 @@ def _batch_loss(policy, batch, weight, old_logp, cfg, metrics):
     tokens = [a for s, a in batch for _ in s.response_ids]
     advantage = torch.tensor(tokens, device=logp.device, dtype=logp.dtype)
     tis = tis_weight(old_logp, sampler_logp, cfg.tis) if cfg.tis else None
-    clips = cfg.clip_low, cfg.clip_high, cfg.dual_clip
-    loss, stats = policy_loss_sum(logp, old_logp, advantage, *clips, tis)
+    loss, stats = loss_of(batch, logp, old_logp, advantage, entropy, tis, cfg)
     metrics.add_loss(loss, stats, weight)
     return loss
 

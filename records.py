@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# What a group was asked: the question alone, or one of the prompts that help (section 3.2, D.2).
+# What a group was asked: the question alone, or one of the prompts that help (section 3.2, D.2). A
+# fork may have kinds of its own.
 KINDS = ("plain", "bcq", "ncq", "hint", "prefix")
 
 
@@ -99,6 +100,7 @@ class Reformulation(NamedTuple):
     too_long: int  # prompts that were left out because they fill the context window
     candidates_asked: int = 0  # responses that were to be shown
     candidates_usable: int = 0  # those whose summaries still carry their label (teacher.faithful)
+    groups: tuple[Group, ...] = ()  # what a fork has sampled already, numbered from len(plain)
 
 
 class Method(NamedTuple):

@@ -16,7 +16,7 @@ from engines.base import seed_of
 from policy import full_state_dict
 from processor import CLOSER, encode, length
 from records import Group
-from reward import grade
+from runtime.grader import grader
 from teacher import judge_item
 
 
@@ -40,7 +40,8 @@ def rollout(engine, requests, step, cfg, world, first_id=0, teacher=None, stop=N
         graded = {}
         for i, samples in zip(own, drawn):
             check_length(requests[i], samples, cfg)
-            graded[i] = [_graded(engine, requests[i], s, first_id + i) for s in samples]
+            settings = engine, requests[i], first_id + i, grader(cfg.grader)
+            graded[i] = [_graded(s, *settings) for s in samples]
         return graded
 
     parts = {i: samples for part in world.all_gather(sample_own) for i, samples in part.items()}
@@ -94,7 +95,7 @@ def check_length(request, samples, cfg):
         )
 
 
-def _graded(engine, request, sample, group_id):
+def _graded(sample, engine, request, group_id, grade):
     """A sample with its reward by exact matching, and where it comes from. A forced prefix counts
     as written. Without pictures: they need not travel between ranks.
     """

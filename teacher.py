@@ -44,7 +44,8 @@ from pictures import decode
 from processor import CLOSER
 from records import Prompt, Sample
 from reformulate import clean
-from reward import grade, last_boxed
+from reward import last_boxed
+from runtime.grader import grader
 
 # Figures 16 and 19 in our words.
 COMPRESS = """Summarize the response below between <summary> and </summary>, in at most five \
@@ -65,7 +66,8 @@ final answer, nor a box, nor the full solution.
 
 class Teacher:
     """A frozen model behind an engine, and its memo (runtime.memo.Memo). cfg: teacher_n (G_T),
-    teacher_max, max_response, max_summary, seed, temperature, top_p, fresh_teacher, thinking.
+    teacher_max, max_response, max_summary, seed, temperature, top_p, fresh_teacher, grader,
+    thinking.
 
     For one thread; `begin` starts its own. Raises ValueError, from the call that waits, when the
     engine does (a server is gone, a prompt is too long), and when all answers are empty: a model
@@ -225,7 +227,7 @@ class Teacher:
         """The rewards, 0.0 or 1.0, of each question's records (dicts of text and truncated): exact
         matching, then the judge where a question is free-form.
         """
-        rewards, unsure = [], []
+        rewards, unsure, grade = [], [], grader(self.cfg.grader)
         for q, records in zip(questions, drawn):
             graded = [grade(a["text"], q.golds) for a in records]
             rewards.append(graded)

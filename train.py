@@ -23,13 +23,12 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os
-import sys
 import time
 from collections import defaultdict
 
 from baselines import method_of
 from config import flags
-from distributed import exit_process, roles
+from distributed import roles
 from engines.base import Stopped
 from eval import evaluate_on_all_ranks
 from loss import advantages
@@ -41,6 +40,7 @@ from rollout import fitting, rollout, sync_weights
 from runtime import alarms, console, launch, plan
 from runtime.ahead import begin_ahead
 from runtime.dataset import next_questions
+from runtime.errors import command
 from runtime.metrics import Clock, heldout_record, peak_gb, reset_counters, step_record
 from runtime.sampler_check import check_sampler
 from teacher import correct_answers
@@ -73,8 +73,9 @@ def train(cfg, job, stop):
         # 4. Their BCQ and NCQ prompts, from compressed candidates.  5. Post-cap, and sample them.
         reformulated = job.method.reformulate(plain, step, cfg, engine, teacher, world, rng, clock)
         with clock("reformulated_rollout"):
-            more = {"first_id": len(plain), "teacher": teacher, "stop": stop}
-            groups = plain + rollout(engine, reformulated.requests, step, cfg, world, **more)
+            groups = [*plain, *reformulated.groups]
+            more = {"first_id": len(groups), "teacher": teacher, "stop": stop}
+            groups += rollout(engine, reformulated.requests, step, cfg, world, **more)
 
         # 6. Update: each group has its own baseline (Eq. 2), and the whole step shares one standard
         # deviation (Eq. 3); then I minibatches.
@@ -100,6 +101,7 @@ def train(cfg, job, stop):
         world.on_rank0(lambda: job.log.step(record, groups, adv, cfg.show))
         if due(step, cfg.save_every, cfg):
             job.checkpoints.save()
+            world.on_rank0(lambda: step < cfg.steps and job.log.draw(step))
         console.show_step(bar, record)
         if step < cfg.steps:
             stop.on_all_ranks()
@@ -222,18 +224,22 @@ def bcq_and_ncq(group, correct, wrong, cfg, rng, control):
 # ---- start ---------------------------------------------------------------------------------------
 
 
-def main(argv=None):
-    """Parse, check, print what the run will be, run it. Returns the exit status."""
+def main(argv=None, method=None, fork=""):
+    """Parse, check, print what the run will be, run it. Returns the exit status.
+
+    method: job -> Method, another one than --method's, and fork: its name (see forks/).
+    """
     begin = time.perf_counter()
-    cfg = flags(argv)
+    cfg = flags(argv, fork)
     if cfg.plan:
         return plan.main(cfg)
     who = roles(os.environ, cfg.teacher_ranks)
     if not who.student:
         return launch.serve_teacher(cfg, who)
     job = launch.open_job(cfg, who)  # what fails in there leaves nothing behind
-    job.method = ZPPO if cfg.method == "zppo" else method_of(cfg.method, job.same_tokens)
     try:
+        own = ZPPO if cfg.method == "zppo" else method_of(cfg.method, job.same_tokens)
+        job.method = method(job) if method else own
         with console.StopSignal(job) as stop:
             launch.measure_before(cfg, job, stop)
             train(cfg, job, stop)
@@ -251,11 +257,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except (ValueError, OSError) as e:
-        # what all ranks know is said by rank 0
-        if not getattr(e, "shared", False) or os.environ.get("RANK", "0") == "0":
-            print(f"error: {e}", file=sys.stderr)
-        status = 1
-    exit_process(status)
+    command(main)

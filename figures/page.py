@@ -33,6 +33,10 @@ BLOCK = re.compile(r"<candidate>\n(.*?)\n</candidate>", re.DOTALL)
 CONTROL = re.compile(r"(<\|[^<>|]{1,40}\|>)(\1*)")
 
 
+def name_of(kind):
+    return NAMES.get(kind, kind)
+
+
 def esc(value):
     return html.escape(str(value), quote=True)
 
@@ -61,12 +65,15 @@ def read(path):
     for i, group in enumerate(read_jsonl(path), 1):
         if missing := REQUIRED - group.keys():
             raise ValueError(f"{path}, record {i}: without {', '.join(sorted(missing))}")
-        if group["kind"] not in KINDS or type(group["step"]) is not int:
-            raise ValueError(f"{path}, record {i}: kind {group['kind']!r}, step {group['step']!r}")
-        place = KINDS.index(group["kind"]), str(group.get("origin"))
+        kind, step = group["kind"], group["step"]
+        # a fork's own kinds (a word each, it becomes a class of the page) come after the paper's
+        if not isinstance(kind, str) or not kind.isidentifier() or type(step) is not int:
+            raise ValueError(f"{path}, record {i}: kind {kind!r}, step {step!r}")
+        order = KINDS.index(kind) if kind in KINDS else len(KINDS)
+        place = order, kind, str(group.get("origin"))
         groups[group["step"], str(group["question_id"]), place] = group
     blocks = {}
-    for (step, question, _), group in sorted(groups.items(), key=lambda g: (g[0][0], g[0][2][0])):
+    for (step, question, _), group in sorted(groups.items(), key=lambda g: (g[0][0], g[0][2][:2])):
         blocks.setdefault((step, question), []).append(group)
     return blocks
 
@@ -171,7 +178,7 @@ def group_html(group):
     prompt = f"<details{unfolded}><summary>prompt</summary>{prompt_html(group)}</details>"
     return (
         f'<section class="{group["kind"]}">'
-        f"<h3>{NAMES[group['kind']]}<small>{origin} · {mean}</small></h3>"
+        f"<h3>{name_of(group['kind'])}<small>{origin} · {mean}</small></h3>"
         f'<div class="cells">{cells}{same}</div>{prompt}<ul>{"".join(items[:SHOWN])}</ul>{more}'
         f"</section>"
     )
@@ -208,6 +215,7 @@ def page(blocks, title, limit=LIMIT):
     """The whole page as a string. blocks: what `read` returns."""
     shown, cut = choose(list(blocks), limit), ""
     kinds = [g["kind"] for groups in blocks.values() for g in groups]
+    known = dict.fromkeys([*KINDS, *sorted(kinds)])
     steps = sorted({step for step, _ in shown}, reverse=True)
     sources = sorted({str(blocks[key][0].get("source") or "") for key in shown})
     if len(shown) < len(blocks):
@@ -220,10 +228,10 @@ def page(blocks, title, limit=LIMIT):
     script = re.search("<script>(.*)</script>", template, re.DOTALL)[1]
     filters = (
         options("step", [(s, s) for s in steps]),
-        options("kind", [(k, f"with {NAMES[k]}") for k in KINDS if k in kinds]),
+        options("kind", [(k, f"with {name_of(k)}") for k in known if k in kinds]),
         options("source", [(s, s) for s in sources if s]),
     )
-    counts = [f"{kinds.count(k)} {NAMES[k]}" for k in KINDS if k in kinds or k == "plain"]
+    counts = [f"{kinds.count(k)} {name_of(k)}" for k in known if k in kinds or k == "plain"]
     return Template(template).substitute(
         title=esc(title),
         policy=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -177,10 +177,7 @@ def accuracy(table, kind, window=1):
 
 def positive(table, window=1):
     """Percent of the samples of all prompts that have a positive advantage (Figs. 22, 25)."""
-    counts = (
-        summed(table, [f"groups/{kind}/{name}" for kind in KINDS])
-        for name in ("positive", "samples")
-    )
+    counts = (summed(table, columns(table, f"groups/[^/]+/{n}")) for n in ("positive", "samples"))
     return ratio(*counts, window)
 
 

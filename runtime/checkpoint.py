@@ -41,7 +41,7 @@ ANY = (Exception, CheckpointException)  # DCP's own is a BaseException, which Ex
 
 def comparable(cfg):
     """The flags that matter when a run goes on (changed), as JSON values."""
-    found = {"data_digest": cfg.data_digest, "teacher_given": cfg.teacher_given}
+    found = {"data_digest": cfg.data_digest, "teacher_given": cfg.teacher_given, "fork": cfg.fork}
     names = [f.name for f in fields(cfg) if FREE.get(f.name) is not True]
     return {name: getattr(cfg, name) for name in names} | found
 
@@ -56,6 +56,7 @@ def changed(was, now):
         allowed = (free == "raised" and new >= old) or (free == "moved" and old and new)
         if old != new and not allowed:
             what = {"data_digest": "the questions of --data", "teacher_given": "a named --teacher"}
+            what |= {"fork": "the fork"}
             out.append(f"{what.get(name, flag_of(name))} {old} -> {new}")
     return out
 

@@ -14,7 +14,7 @@ from data import prompt_lengths, skipped
 from engines.base import Stopped, default_kind
 from eval import by_family
 from model import attention
-from runtime import kernels, plan
+from runtime import boards, kernels, plan
 from runtime.checkpoint import comparable
 from runtime.files import read_jsonl
 
@@ -162,6 +162,8 @@ def device_row(device):
 
 def method_row(cfg, helps):
     """What the method is made of."""
+    if cfg.fork:
+        return f"forks/{cfg.fork}.py, with the flags of --method {cfg.method}"
     buffer = ["buffer"] if cfg.buffer else []
     if cfg.method in DISTILL:
         whose = "teacher" if cfg.method == "off-distill" else "student"
@@ -313,10 +315,8 @@ def new_prompt_accuracy(out):
 
 def draw(out):
     """Draw the figures and the page of samples of a run; lines that say where they are."""
-    # A door to the surroundings, which are drawn with if they are there.
     try:
-        from figures import page, plot
+        page, figures = boards.draw(out)
     except ModuleNotFoundError as e:
         return [f"no figures ({e})"]
-    figures = plot.draw(out)
-    return [f"samples   {page.write_html(out)}"] + [f"figure    {p}" for p in figures]
+    return [f"samples   {page}"] + [f"figure    {p}" for p in figures]

@@ -1,12 +1,32 @@
-"""Memory, disk and file handles that run out, told in one line that names what to lower."""
+"""Errors told in one line: by a command at its end; and, where memory, disk or file handles run
+out, with the name of what to lower.
+"""
 
+import os
+import sys
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC
 
 import torch
 
+from distributed import exit_process
+
 # the last two: how PyTorch's writer puts it (a file that is shorter than what was written to it)
 FULL = ("No space left on device", "Disk quota exceeded", "unexpected pos", "failed writing file")
+
+
+def command(main):
+    """Run main() and end this process with the status that it returns; an error of the input or of
+    the machine is told in one line, status 1.
+    """
+    try:
+        status = main()
+    except (ValueError, OSError) as e:
+        # what all ranks know is said by rank 0
+        if not getattr(e, "shared", False) or os.environ.get("RANK", "0") == "0":
+            print(f"error: {e}", file=sys.stderr)
+        status = 1
+    exit_process(status)
 
 
 @contextmanager

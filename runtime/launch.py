@@ -81,7 +81,11 @@ def open_job(cfg, who):
         world = init_student_rank(cfg, who)
         resources.callback(world.close)
         check = data.QuestionCheck(
-            model.text_side(cfg.student_path), cfg.max_prompt, cfg.thinking, cfg.max_pixels
+            model.text_side(cfg.student_path),
+            cfg.max_prompt,
+            cfg.thinking,
+            cfg.max_pixels,
+            own_grader=bool(cfg.grader),
         )
         questions, heldout = open_data(cfg, check, world)
         cfg.data_digest = data.digest(questions)
@@ -402,6 +406,7 @@ def finish(cfg, job, stop):
     if job.world.rank == 0:
         write_atomic(out / "final/README.md", console.model_card(cfg, state.heldout, after))
         print(console.summary(state.heldout, after, state.buffer, out), flush=True)
+        job.log.figures(state.step, sorted((out / "figures").glob("*.png")))
 
 
 def stopped(job, stop):

@@ -16,12 +16,15 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
 from eval import by_family
 from math_equal import answers_equal
 from pictures import decode
 from processor import CACHE
 from records import KINDS
 from reward import last_boxed
+from runtime.boards import TensorBoard, WandB, draw
 from runtime.files import append_jsonl, read_jsonl, write_atomic
 
 
@@ -138,12 +141,13 @@ def count_groups(groups, advantage):
 
 
 def by_kind(groups, adv):
-    """count_groups of new and replayed plain groups, and of each kind that helps (records.KINDS);
-    all zero where there are none. adv: one advantage a sample, in the order of the groups.
+    """count_groups of new and replayed plain groups, and of each kind that helps (records.KINDS,
+    and a fork's own); all zero where there are none. adv: one advantage a sample, in the order of
+    the groups.
     """
     parts = {name: [] for name in ("new", "replay", *KINDS[1:])}
     for g in groups:
-        parts[g.origin if g.kind == "plain" else g.kind].append(g)
+        parts.setdefault(g.origin if g.kind == "plain" else g.kind, []).append(g)
     advantage = advantages_by_group(groups, adv)
     return {name: count_groups(part, advantage) for name, part in parts.items()}
 
@@ -223,8 +227,9 @@ class Log:
             kept = [r for r in read_jsonl(self.out / name) if r["step"] <= step]
             if (self.out / name).is_file():
                 write_atomic(self.out / name, "".join(json.dumps(r) + "\n" for r in kept))
-        self.board = open_tensorboard(self.out, step) if tensorboard else None
-        self.run = open_wandb(self.out, config) if wandb else None
+        self.boards = [TensorBoard(self.out, step)] if tensorboard else []
+        if wandb:
+            self.boards.append(WandB(self.out, config))
 
     def restore(self, record):
         """Write the record of the last finished step if a full disk kept it from being written."""
@@ -235,20 +240,14 @@ class Log:
 
     def close(self):
         """Let TensorBoard and W&B write what they still hold."""
-        if self.board:
-            self.board.close()
-        if self.run:
-            self.run.finish()
+        for board in self.boards:
+            board.close()
 
     def metrics(self, record):
         """Append one step's record."""
         append_jsonl(self.out / "metrics.jsonl", [record])
-        numbers = dict(_flatten(record))
-        if self.board:
-            for key, value in numbers.items():
-                self.board.add_scalar(key, value, record["step"])
-        if self.run:
-            self.run.log(numbers, step=record["step"])
+        for board in self.boards:
+            board.numbers(record["step"], dict(_flatten(record)))
 
     def step(self, record, groups, adv, show):
         """Append a step's record, and some of its groups for people: prompt, images, responses,
@@ -259,28 +258,23 @@ class Log:
         shown = [g for g in groups if g.question.id in chosen]
         rows = [group_record(record["step"], g, advantage[g.id], self.tokenizer) for g in shown]
         append_jsonl(self.out / "samples.jsonl", rows)
+        for board in self.boards if rows else ():
+            board.samples(record["step"], rows)
 
+    def draw(self, step):
+        """The figures and samples.html as of this step; what can't be drawn must not stop a run."""
+        try:
+            self.figures(step, draw(self.out)[1])
+        except ModuleNotFoundError:
+            pass  # said at the end
+        except Exception as e:
+            why = f"{type(e).__name__}: {e}".splitlines()[0]
+            tqdm.write(f"warning: no figures at step {step} ({why})", file=sys.stderr)
 
-def open_tensorboard(out, step):
-    """A SummaryWriter in the run folder. Raises ValueError where the package is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("--tensorboard needs the package: pip install tensorboard") from None
-    return SummaryWriter(out / "tensorboard", purge_step=step + 1)
-
-
-def open_wandb(out, config):
-    """A W&B run of the folder's name. Raises ValueError."""
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError("--wandb needs the package: pip install wandb") from None
-    names = {"project": "zppo", "name": out.name, "id": out.name}
-    try:
-        return wandb.init(**names, dir=out, config=config, resume="allow")
-    except Exception as e:
-        raise ValueError(f"--wandb: {e}; run `wandb login`, or set WANDB_MODE=offline") from e
+    def figures(self, step, paths):
+        """Show drawn figures on the boards."""
+        for board in self.boards:
+            board.figures(step, paths)
 
 
 def shown_questions(groups, k):

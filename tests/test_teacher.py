@@ -35,6 +35,7 @@ SETTINGS = {
     "top_p": 1.0,
     "fresh_teacher": False,
     "thinking": True,
+    "grader": "",
 }
 SMALL = {"teacher_n": 2, "max_response": 8, "max_summary": 6}
 

@@ -226,7 +226,7 @@ def test_half_a_surrogate_pair_does_not_stop_the_page(tmp_path):
     "line, says",
     [
         ({"step": 1}, "without kind, prompt"),
-        (group(kind="x"), "kind 'x'"),
+        (group(kind="x y"), "kind 'x y'"),
         (group(step="1"), "step '1'"),
     ],
 )

@@ -32,6 +32,7 @@ SAME = {
     "teacher_scope": "what the teacher is asked",
     "thinking": "every prompt",
     "norm": "the advantages",
+    "grader": "the rewards",
     "tis": "the loss",
     "batch": "how many tokens an update sees",
     "iterations": "updates a step",

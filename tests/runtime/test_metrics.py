@@ -5,6 +5,7 @@ python -m pytest tests/runtime/test_metrics.py
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -234,12 +235,12 @@ def test_samples_are_readable(tmp_path, lm, questions):
     assert found == [(1.0, 1.0, "5", False, 2), (0.0, -1.0, None, True, 1)]
 
 
-def test_tensorboard_gets_all_numbers(tmp_path, lm):
+def test_boards_get_all_numbers(tmp_path, lm):
     log, seen = Log(tmp_path, lm.tokenizer), []
-    log.board = type("Board", (), {"add_scalar": lambda self, *args: seen.append(args)})()
+    log.boards = [SimpleNamespace(numbers=lambda *args: seen.append(args))]
     nested = {"a": {"b": {"c": 1.5, "d": 2}, "e": "text"}, "f": None, "g": True}
     log.metrics({"step": 3, **nested, "h": [1, 2], "i": {}})
-    assert seen == [("step", 3, 3), ("a/b/c", 1.5, 3), ("a/b/d", 2, 3)]
+    assert seen == [(3, {"step": 3, "a/b/c": 1.5, "a/b/d": 2})]
 
 
 @pytest.mark.parametrize(
