@@ -41,9 +41,6 @@ DISTILL = ("off-distill", "on-distill")
 # Flags whose value follows the student's size, so that 80 GB are enough (runtime/plan.py).
 SIZES = {"4b": {"micro_tokens": 32_768}, "9b": {"micro_tokens": 16_384}}
 
-# tokens of the words around the candidates, and of the listed answers (estimate)
-WORDING = 1024
-
 TINY, MANY = 1e-12, 1e12  # above zero; no bound that matters
 
 
@@ -469,18 +466,6 @@ def resolve_memory(cfg, given):
     cfg.vllm_memory = given.get("vllm_memory", 0.2)
     room = max(0.01, round(0.7 - cfg.vllm_memory, 3))
     cfg.teacher_memory = given.get("teacher_memory", room)
-
-
-def context(cfg, window):
-    """Longest prompt + response that the student's engine has to take, in tokens: an NCQ prompt
-    shows up to G_S candidates (section 3.2), a hint or a prefix is one teacher response.
-    """
-    shown = cfg.max_summary if cfg.compress else cfg.max_response
-    more = {"hint": cfg.max_response, "prefix": cfg.max_response}.get(cfg.method, 0)
-    if cfg.bcq or cfg.ncq:
-        more = max(2, cfg.group_size if cfg.ncq else 2) * shown + WORDING
-    need = cfg.max_context or cfg.max_prompt + more + cfg.max_response
-    return min(window, -(-need // 256) * 256)
 
 
 def needs_teacher(cfg):

@@ -24,7 +24,7 @@ import model
 import shared_prompt
 from baselines import FrozenTeacher
 from buffer import Buffer
-from config import DISTILL, context, needs_teacher, run_name
+from config import DISTILL, needs_teacher, run_name
 from distributed import init_student_rank, open_store
 from engines import open_engine
 from engines.base import default_kind
@@ -201,7 +201,7 @@ def student_engine(cfg, world, student):
     if engine_kind(cfg, world.device) == "vllm":
         seed = cfg.seed + world.rank
         path = student_folder(cfg)
-        longest = context(cfg, student.window)
+        longest = plan.context(cfg, student.window)
         sizes = {"max_len": longest, "max_num_seqs": cfg.max_num_seqs, "mtp": cfg.mtp}
         return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed, **sizes)
     if world.size > 1 or world.device.startswith("cuda"):

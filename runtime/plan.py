@@ -39,7 +39,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import product
 
-from config import DISTILL, WORDING, context, flag_of, needs_teacher
+from config import DISTILL, flag_of, needs_teacher
 from distributed import roles
 from loss import head_chunk
 from runtime.shapes import drafting, named_shape, shape_of, teacher_shape
@@ -48,6 +48,8 @@ IMAGE_SHARE = 0.6  # of a micro-batch's tokens, at most (estimate)
 VISION_WIDTH = 18  # what a block of the vision tower saves, in its widths (counted)
 SLEEPING, CUDA, USABLE = 2.5e9, 1e9, 0.95
 WORKING, LOGITS = 3.3e9, 12  # of vLLM: bytes, and bytes a sequence and id
+# tokens of the words around the candidates, and of the listed answers (estimate)
+WORDING = 1024
 TEACHER_SEQS, TEACHER_SEQS_BESIDE, TEACHER_WINDOW_BESIDE = 256, 64, 32_768
 
 
@@ -149,6 +151,18 @@ def teacher_room(cfg, beside):
         longest = max(TEACHER_WINDOW_BESIDE, teacher_context(cfg))
         room |= {"max_num_seqs": TEACHER_SEQS_BESIDE, "max_model_len": longest}
     return room
+
+
+def context(cfg, window):
+    """Longest prompt + response that the student's engine has to take, in tokens: an NCQ prompt
+    shows up to G_S candidates (section 3.2), a hint or a prefix is one teacher response.
+    """
+    shown = cfg.max_summary if cfg.compress else cfg.max_response
+    more = {"hint": cfg.max_response, "prefix": cfg.max_response}.get(cfg.method, 0)
+    if cfg.bcq or cfg.ncq:
+        more = max(2, cfg.group_size if cfg.ncq else 2) * shown + WORDING
+    need = cfg.max_context or cfg.max_prompt + more + cfg.max_response
+    return min(window, -(-need // 256) * 256)
 
 
 def teacher_context(cfg):
