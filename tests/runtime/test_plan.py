@@ -282,7 +282,7 @@ def test_the_engines_window_is_what_the_lengths_need():
     """Table 8: a prompt, G_S summaries of 512 tokens, the words around them, a response."""
     argv = ["--plan", "8x80", "--student", "0.8b"]
     cfg = flags(argv)
-    assert plan.context(cfg, 262_144) == 21_504 and context(cfg, 8192) == 8192
+    assert plan.context(cfg, 262_144) == 21_504 and plan.context(cfg, 8192) == 8192
     assert plan.context(flags([*argv, "--no-compress"]), 262_144) > 100_000
     assert plan.context(flags([*argv, "--method", "grpo"]), 262_144) == 16_384
     assert plan.context(flags([*argv, "--method", "hint"]), 262_144) == 28_672
