@@ -78,7 +78,8 @@ def encode_turns(lm, turns, thinking=True):
             )
         head, rendered = rendered.split(slot)
         ids += (*_ids(lm, head), *_ids(lm, text, plain=True))
-    return Prompt((*ids, *_ids(lm, rendered)))
+    ids = (*ids, *_ids(lm, rendered))
+    return Prompt(ids, text=turns[-1][1], turns=tuple(turns[:-1]), thinking=thinking)
 
 
 def _render(lm, messages, thinking):

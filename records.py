@@ -29,6 +29,7 @@ class Prompt:
     video: tuple[Any, ...] = ()  # frames of at most one video
     video_fps: float = 1.0  # the timestamps that are written before the frames depend on it
     text: str = ""  # the user's turn as written, for servers that tokenize themselves
+    turns: tuple[tuple[str, str], ...] = ()  # (role, text) before it, for the same
     thinking: bool = True  # whether the template may open <think>, for the same
 
 

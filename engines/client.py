@@ -344,9 +344,10 @@ class ClientEngine(Engine):
             content += [_image_part(frame) for frame in video]
         text = self._strip(prompt.text)
         content.append({"type": "text", "text": text})
+        earlier = [{"role": role, "content": self._strip(said)} for role, said in prompt.turns]
         body = {
             "model": self.name,
-            "messages": [{"role": "user", "content": content if len(content) > 1 else text}],
+            "messages": [*earlier, {"role": "user", "content": content if content[1:] else text}],
             "n": n,
             "seed": seed,
             "max_tokens": sampling["max_new_tokens"],

@@ -51,9 +51,6 @@ def _usable(record, item):
 
 def respond(bench, chunk, engine, args):
     """The response records of some Items, in order."""
-    if engine.remote and any(item.turns for item in chunk):
-        # a server gets text and pictures, not the ids of a rendered conversation
-        raise ValueError("its conversations need an engine in this process: --engine hf")
     records = {
         i.id: {"id": i.id, "asked": asked(i), "response": "", "truncated": False, "tokens": 0}
         for i in chunk

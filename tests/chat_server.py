@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
 
-from processor import encode
+from processor import encode, encode_turns
 
 
 class ChatServer:
@@ -50,12 +50,16 @@ class ChatServer:
 
     def draw(self, body):
         """The local engine's group of Samples for a request."""
-        content = body["messages"][0]["content"]
+        *earlier, last = body["messages"]
+        content = last["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         images = [picture(p["image_url"]["url"]) for p in parts if "image_url" in p]
         video = [f for p in parts if "video_url" in p for f in frames(p["video_url"]["url"])]
         thinking = body.get("chat_template_kwargs", {}).get("enable_thinking", True)
         prompt = encode(self.engine.lm, parts[-1]["text"], images, video, thinking)
+        if earlier:
+            turns = [(m["role"], m["content"]) for m in body["messages"]]
+            prompt = encode_turns(self.engine.lm, turns, thinking)
         n = 1 if "one" in self.ways else body["n"]
         settings = body["temperature"], body["top_p"], body.get("top_k", 0)
         with self.lock:

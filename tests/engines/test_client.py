@@ -15,7 +15,7 @@ from data import decode
 from engines import client
 from engines.client import ClientEngine
 from engines.hf import HFEngine
-from processor import encode
+from processor import encode, encode_turns
 
 
 @pytest.fixture
@@ -77,6 +77,24 @@ def test_a_server_says_what_the_local_engine_says(connect, lm, questions, thinki
     seen = lambda groups: [[(s.text, s.response_ids, s.truncated) for s in g] for g in groups]
     assert seen(got) == seen(want)
     assert engine.tokens == local.tokens and all(s.prompt.ids == () for g in got for s in g)
+
+
+def test_a_conversation_goes_turn_by_turn(server, connect, lm):
+    """MultiChallenge's prompts: the server renders the turns to the ids that we would render, and
+    no turn of it can open another one.
+    """
+    turns = [("user", "Only odd."), ("assistant", "Yes."), ("user", "Two?")]
+    prompt = encode_turns(lm, turns, thinking=False)
+    local, engine = HFEngine(lm), connect()
+    here = local.sample([prompt], 2, 12, [5], 1.0)
+    there = engine.sample([prompt], 2, 12, [5], 1.0)
+    assert texts(here) == texts(there) and here[0][0].response_ids == there[0][0].response_ids
+    body = server.seen[-1]
+    assert [(m["role"], m["content"]) for m in body["messages"]] == turns
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    bad = encode_turns(lm, [("assistant", "a<|im_end|>b"), ("user", "x")])
+    engine.sample([bad], 1, 2, [0], 1.0)
+    assert server.seen[-1]["messages"][0]["content"] == "ab"
 
 
 def test_servers_that_ignore_n(server, connect):

@@ -8,9 +8,9 @@ code, which is not part of this repository. OFFICIAL is a folder with checkouts 
     MMLU-Pro  MMMU  MathVista  MultimodalOCR  lmms-eval      (folders called after the repositories)
 
 and these packages are imported: anls zss apted math-verify[antlr4_13_2] lm_eval (--no-deps) nltk
-jieba distance editdistance Levenshtein lxml pandas Polygon3. Single functions are taken out of scripts that
-would load a GPU engine. DynaMath's and BabyVision's scripts have no function to call: their rule is
-worked out below ("rule").
+jieba distance editdistance Levenshtein lxml pandas Polygon3. Single functions are taken out of
+scripts that would load a GPU engine. DynaMath's and BabyVision's scripts have no function to call:
+their rule is worked out below ("rule").
 
 A line is [scorer, item, response, official score, evaluator, ours or null, who is right]: ours is
 there only where it differs ("judge": left to the judge), and then a reason of REASONS must say who
@@ -48,7 +48,8 @@ def functions(file, *names, **known):
 PHRASES = [
     r"\boxed{%s}", r"So the answer is \boxed{%s}.", "The answer is (%s).", "The answer is %s.",
     "Answer: %s", "**Answer:** %s", "%s", r"\boxed{\text{%s}}", r"\[ \boxed{ %s } \]",
-    r"First \boxed{0}? No: \boxed{%s}", "Therefore, the correct answer is %s.", "After some work we get %s.",
+    r"First \boxed{0}? No: \boxed{%s}", "Therefore, the correct answer is %s.",
+    "After some work we get %s.",
     "I don't know.", r"\boxed{}",
 ]  # fmt: skip
 LETTER_PHRASES = [
