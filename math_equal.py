@@ -88,7 +88,8 @@ CHARS = {
  ∞\infty √\sqrt °^\circ º^\circ ˚^\circ ◦\circ ∘\circ ≤\le ⩽\le ≥\ge ⩾\ge ≠\ne ≈\approx ≡\equiv
  ±\pm ∓\mp ∪\cup ∩\cap ∅\emptyset ∈\in ℝ\mathbb{R} ℤ\mathbb{Z} ∧\land ∨\lor ∖\setminus …\ldots
  ⋯\ldots →\to ⟶\to ⇒\Rightarrow ∴\therefore ～\sim 〜\sim ∼\sim △\triangle ′' ″'' ’' ‘' “" ”" ，,
- 、, ；; ：: 。. ⟨\langle ⟩\rangle ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
+ 、, ；; ：: 。. ⟨\langle ⟩\rangle ‰\cdot10^{-3} ∛\sqrt[3]
+ ℃^\circ\text{C} ℉^\circ\text{F} ∠\angle ⌊\lfloor ⌋\rfloor ⌈\lceil ⌉\rceil""".split()
 }
 # x² and x₂, but not a lone ²
 RAISED = re.compile("(?<=[\\wͰ-Ͽ)}\\]'|])(?<![⁰-⁹⁺⁻ⁿ¹²³₀-₉])(?:([⁰-⁹⁺⁻ⁿ¹²³]+)|[₀-₉]+)")
@@ -119,6 +120,17 @@ PREFIX = (
 )
 MARKDOWN = r"^([\s~]*)[*`_]{1,3}(?=[^*`_\s])([^*`]*[^*`_\s])[*`_]{1,3}([\s~]*)$"
 BIG_NUMBER = r"^[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?$"
+BOUNDS = (
+    ("at least", r"\\ge "),
+    ("no less than", r"\\ge "),
+    ("at most", r"\\le "),
+    ("no more than", r"\\le "),
+    ("more than", "> "),
+    ("greater than", "> "),
+    ("less than", "< "),
+    ("fewer than", "< "),
+)
+LETTER_SCALES = ("[kK]", "thousand"), ("M", "million"), ("[Bb]n?", "billion")
 NO_SOLUTION = r"(?i)^[\s~]*(?:there\s+(?:is|are)\s+)?no\s+solutions?[\s~]*$"
 DNE = r"(?i)^[\s~]*(?:DNE|(?:the )?(?:limit )?does(?:n't| not) exist)[\s~]*$"
 
@@ -181,7 +193,100 @@ TEXT_RULES = rules(
     *((c, rf"^(\d+)\s*\^?\s*\{{?[\s~]*{c}[\s~]*\}}?$", r"\1") for c in ("st", "nd", "rd", "th")),
     ("olution", NO_SOLUTION, r"\\emptyset"),
     *((c, DNE, "does not exist") for c in ("DNE", "exist")),
+    ("{}", r"(?<!\\)\{\}", ""),  # {}^{14}C
+    ("->", r"-+>", r"\\to "),
+    (" base ", r"\b(\d+)\s+(?:in\s+)?base\s+(\w+)$", r"\1_{\2}"),
+    ("etween ", r"(?i)^[\s~]*between\s+(\S+)\s+and\s+(\S+)$", r"\1 to \2"),
+    ("rom ", r"(?i)^[\s~]*from\s+(?=\S+\s+to\s+\S+$)", ""),
+    (" of ", r"(?<=\d)\s+out\s+of\s+(?=\d)", "/"),
+    *((word, rf"(?i)^[\s~]*{word}[\s~]+(?=[\\$]*[\d.])", sign) for word, sign in BOUNDS),
+    *(("$", rf"(?<=\$)\s*([\d.,]+)\s*{c}\b", rf"\1 ~{scale}~") for c, scale in LETTER_SCALES),
 )
+HAN = r"\u4e00-\u9fff"
+HAN_DIGITS = {c: n % 10 for n, c in enumerate("零一二三四五六七八九〇")} | {"两": 2, "十": 10}
+HAN_SCALES = {"百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
+HAN_NUMBER = rf"[{''.join((*HAN_DIGITS, *HAN_SCALES))}]+"
+HAN_DATE = r"^(?:(\d{4})年)?(\d{1,2})月(\d{1,2})[日号]$"
+HAN_CLOCK = (
+    r"^(上午|早上|凌晨|中午|下午|晚上)?\s*(\d{1,2})(?:点钟?|时)"
+    r"(?:(半)|(一刻)|(?:(\d{1,2})分?)|整)?$"
+)
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+
+
+def han_number(text: str) -> int:
+    """三百二十五, 十二, 二〇二〇, 五万."""
+    if not {*text} & {"十", *HAN_SCALES}:
+        return int("".join(str(HAN_DIGITS[c]) for c in text))
+    total = section = digit = 0
+    for c in text:
+        if c in "万亿":
+            total = (total + section + digit) * HAN_SCALES[c]
+            section = digit = 0
+        elif c in "十百千":
+            section += (digit or 1) * (10 if c == "十" else HAN_SCALES[c])
+            digit = 0
+        else:
+            digit = HAN_DIGITS[c]
+    return total + section + digit
+
+
+def han_date(m: re.Match) -> str:
+    if m[1]:
+        return f"{m[1]}-{m[2]}-{m[3]}"
+    return f"{MONTHS[int(m[2]) - 1]} {m[3]}" if 0 < int(m[2]) < 13 else m[0]
+
+
+def han_clock(m: re.Match) -> str:
+    minutes = "30" if m[3] else "15" if m[4] else f"{int(m[5] or 0):02d}"
+    half = {"下": " pm", "晚": " pm", "上": " am", "早": " am", "凌": " am"}.get(
+        (m[1] or "中")[0], ""
+    )
+    return f"{m[2]}:{minutes}{half}"
+
+
+# for texts with characters outside of ASCII only
+HAN_RULES = rules(
+    *(
+        (c, r"^(?:所以|因此|故|综上)?[,]?\s*(?:正确|最终)?答案(?:应该|应)?[是为]?\s*:?\s*", "")
+        for c in "答"
+    ),
+    ("选", r"^(?:故|应)?选(?:择|项)?:?\s*(?=[A-J]+$)", ""),
+    ("项", r"(?<=^[A-J])\s*(?:选?项)$", ""),
+    ("月", HAN_DATE, han_date),
+    *((c, HAN_CLOCK, han_clock) for c in "点时"),
+    ("百分之", rf"^百分之\s*({HAN_NUMBER}|[\d.]+)$", lambda m: f"{han_or_digits(m[1])}%"),
+    (
+        "分之",
+        rf"^({HAN_NUMBER}|\d+)\s*分之\s*({HAN_NUMBER}|\d+)$",
+        lambda m: f"{han_or_digits(m[2])}/{han_or_digits(m[1])}",
+    ),
+    ("一半", "^一半$", "1/2"),
+    ("", rf"^{HAN_NUMBER}(?=$|[{HAN}]+$)", lambda m: han_prefix(m[0])),
+    *((c, rf"(?<=[\w)}}\]%°])\s*{c}者?\s*(?=[A-Za-z\d\\(\[-])", " or ") for c in "或"),
+    *(
+        (c, rf"(?<=[A-Za-z\d)}}\]%°])\s*{c}\s*(?=[A-Za-z\d\\(\[-])", " and ")
+        for c in ("以及", "和", "且", "与", "及")
+    ),
+    ("度", r"(?<=\d)\s*度$", "°"),
+    ("万", r"(?<=[\d}])\s*万", r" ~tenthousand~"),
+    ("亿", r"(?<=[\d}])\s*亿", r" ~hundredmillion~"),
+    ("每", r"(?<=[{HAN}])每(?=[{HAN}])", "/"),
+    ("平方", rf"(?<=[\d)}}~])\s*平方([{HAN}]+)", r" ~\1~^2"),
+    ("立方", rf"(?<=[\d)}}~])\s*立方([{HAN}]+)", r" ~\1~^3"),
+    ("", rf"(?<=[\d)}}/~%])\s*([{HAN}]+)(?=$|[\s/,^)])", r" ~\1~"),
+)
+
+
+def han_or_digits(text: str) -> str:
+    return str(han_number(text)) if text[0] in {**HAN_DIGITS, **HAN_SCALES} else text
+
+
+def han_prefix(text: str) -> str:
+    """A number in front; 万 alone, 一一 (one by one) are words."""
+    return text if text[0] in HAN_SCALES or len({*text}) == 1 < len(text) else str(han_number(text))
+
+
 NUMBER = re.compile(
     r"([-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?)(?:\s*/\s*([-+]?0*[1-9]\d*))?"
 )
@@ -237,6 +342,8 @@ def short_clean(s: str) -> str:
     if not (s.isascii() and s.isprintable()):
         s = RAISED.sub(level_raised, s)
         s = "".join(map(ascii_char, s.translate(CHARS))).strip()
+        if not s.isascii():
+            s = rewrite(s, HAN_RULES)
     if len(s) > MAX_CHARS:
         return " ".join(s.split())
     return rewrite(s, TEXT_RULES).strip()
@@ -254,26 +361,87 @@ def plain_number(s: str) -> Fraction | None:
     return value / int(m[2]) if m[2] else value
 
 
+WORD_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+ONES = dict(zip(NUMBER_WORDS, range(21))) | {w: 20 + 10 * n for n, w in enumerate(TENS)}
+
+
+def whole_in_words(parts: list) -> int | None:
+    """three hundred (and) twenty one; None where the words are no number in their order."""
+    total = section = 0
+    last = None  # the word before, where nothing but a scale or a smaller word may follow
+    for k, w in enumerate(parts):
+        if w == "and" and last in WORD_SCALES and k + 1 < len(parts):
+            continue
+        if w in ONES:
+            fits = last is None or last in WORD_SCALES or last in TENS and 0 < ONES[w] < 10
+            if not fits or ONES[w] == 0 and len(parts) > 1:
+                return None
+            section += ONES[w]
+        elif w == "hundred" and 0 < section < 20:
+            section *= 100
+        elif w in WORD_SCALES and w != "hundred" and 0 < section < 1000:
+            if total and total < 1000 * WORD_SCALES[w]:
+                return None
+            total, section = total + section * WORD_SCALES[w], 0
+        else:
+            return None
+        last = w
+    return total + section if last else None
+
+
 def number_in_words(s: str) -> Fraction | None:
-    """twelve, twenty-one, one half, three-quarters."""
-    first, _, second = s.lower().replace("-", " ").partition(" ")
-    if not second and first in NUMBER_WORDS:
-        return Fraction(NUMBER_WORDS.index(first))
-    if first in TENS and (not second or second in NUMBER_WORDS[1:10]):
-        ones = NUMBER_WORDS.index(second) if second else 0
-        return Fraction(20 + 10 * TENS.index(first) + ones)
+    """twelve, twenty-one, minus five, two hundred and five, one half, two and a half."""
+    parts = s.lower().replace("-", " ").split()
+    if parts and parts[0] in ("minus", "negative"):
+        value = number_in_words(" ".join(parts[1:]))
+        return -value if value else None
+    if len(parts) > 2 and parts[-2:] in (["a", "half"], ["one", "half"]) and parts[-3] == "and":
+        whole = whole_in_words(parts[:-3])
+        return None if whole is None else whole + Fraction(1, 2)
+    if parts in (["a", "dozen"], ["one", "dozen"]):
+        return Fraction(12)
+    if parts[:1] == ["a"] and len(parts) > 1 and parts[1] in WORD_SCALES:
+        parts = ["one", *parts[1:]]
+    whole = whole_in_words(parts) if len(parts) < 12 else None
+    if whole is not None:
+        return Fraction(whole)
+    first, second = (parts + ["", ""])[:2]
+    if len(parts) > 2:
+        return None
     numerator = 1 if first in ("a", "half") else 0
     if first in NUMBER_WORDS[1:]:
         numerator = NUMBER_WORDS.index(first)
-    parts = DENOMINATORS.get((second or first).removesuffix("s"))
-    return Fraction(numerator, parts) if numerator and parts else None
+    denominator = DENOMINATORS.get((second or first).removesuffix("s"))
+    return Fraction(numerator, denominator) if numerator and denominator else None
 
 
 BRACKETED = re.compile(r"[(\[]\s*([A-Za-z])\s*[)\]]")
 QUOTED = re.compile(r"([\"'])(.*)\1")
 SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])\s*_\s*(?=[\w{])")
-BRACED = re.compile(r"(?<!\\)\{\s*(\w+|[^\s\\{}])\s*\}")
+BRACED = re.compile(r"(?<!\\)\{\s*(\d+|[^\s\\{}]|(?<!\^\{)[^\W\d_]\w*)\s*\}")
 TEXT_TOKEN = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\S")
+
+
+ELEMENTS = set(
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br"
+    " Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd W Re Os Ir Pt Au Hg"
+    " Tl Pb Bi Po At Rn Fr Ra Hf Ta Th Pa U Np Pu Yb Er Ho".split()
+)
+# Co is not CO; No is a word
+CLASHING = {e for e in ELEMENTS if len(e) == 2 and set(e.upper()) <= ELEMENTS} - {"In", "Ho"}
+FORMULA = re.compile(r"(?:[A-Z][a-z]?)+")
+MILLI_OR_MEGA = re.compile(r"[mM](?:[WgsAVJNL]|Hz|Pa|eV)")
+
+
+def without_case(t: str) -> str:
+    """A word in small letters, but for chemical formulas and milli and mega units."""
+    if t.islower() and t[0] != "m" or MILLI_OR_MEGA.fullmatch(t):
+        return t
+    if FORMULA.fullmatch(t) and not t.isupper():
+        symbols = re.findall(r"[A-Z][a-z]?", t)
+        if CLASHING & {*symbols} and ELEMENTS >= {*symbols}:
+            return t
+    return t.lower()
 
 
 def text_form(s: str) -> str:
@@ -300,7 +468,7 @@ def short_text_form(s: str) -> str:
     if "{" in s:
         s = BRACED.sub(r" \1 ", s)
     tokens = TEXT_TOKEN.findall(s.rstrip(". "))
-    return " ".join(t.lower() if len(t) > 1 and t[0] != "\\" else t for t in tokens)
+    return " ".join(without_case(t) if len(t) > 1 and t[0] != "\\" else t for t in tokens)
 
 
 # ---------------------------------------------------------------- expressions
@@ -337,12 +505,22 @@ def expression(op: str, *args) -> tuple:
     """
     args = [plain(a) for a in args]
     if any(a[0] in STRUCTURES for a in args):
+        vectors = [a for a in args if a[0] == "seq"]
+        if op == "*" and len(vectors) == 1 and not has_letters(*args):
+            return scaled_vector(vectors[0], [a for a in args if a is not vectors[0]])
         raise Refuse("arithmetic on something that is no number")
     if op in ("+", "*"):
         return total(op, args)
     if op == "^":
         return power(*args)
     return (op, *args)
+
+
+def scaled_vector(vector: tuple, factors: list) -> tuple:
+    """A number times a vector or matrix, component by component."""
+    if vector[1] not in ("()", "row"):
+        raise Refuse("a number times an interval")
+    return (*vector[:2], *(expression("*", *factors, x) for x in vector[2:]))
 
 
 def total(op: str, args: list) -> tuple:
@@ -358,7 +536,8 @@ def total(op: str, args: list) -> tuple:
         if bits(value) > 2 * MAX_BITS:
             raise Refuse("number too long")
     if op == "*" and value == 0:
-        return ZERO
+        units = {leaf for a in rest for leaf in leaves(a) if leaf[0] == "unit"}
+        return ("*", *sorted(units, key=repr), ZERO) if units else ZERO
     rest.sort(key=repr)
     if value != neutral[1] or not rest:
         rest.append(("num", value))
@@ -416,29 +595,58 @@ def has_letters(*nodes: tuple) -> bool:
 # ---------------------------------------------------------------- names
 
 # base unit, how many of it, spellings
-UNIT_TABLE = """m 1 m meter; m 1/100 cm centimeter; m 1/1000 mm millimeter; m 1000 km kilometer; m
- 1/10 dm decimeter; m 1/1000000 µm micrometer micron; m 1/1000000000 nm nanometer; m 381/1250 ft
- foot feet; m 127/5000 in inch inches; m 1143/1250 yd yard; m 201168/125 mi mile; g 1 g gram; g
- 1000 kg kilogram kgs; g 1/1000 mg milligram; g 1000000 tonne ton; g 45359237/100000 lb lbs pound;
- g 45359237/1600000 oz ounce; s 1 s sec second; s 1/1000 ms; s 60 min minute; s 3600 h hr hour; s
- 86400 day; s 604800 week; month 1 month; month 12 year yr; month 120 decade; month 1200 century;
- L 1 L l liter; L 1/1000 mL ml milliliter; L 1/100 cL cl; mph 1 mph; bit 1 bit; kmh 1 kmh kmph
- kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €; GBP 1 GBP £; RMB 1 yuan RMB
- CNY ¥; INR 1 rupee INR Rs ₹; N 1 N newton; N 1000 kN; J 1 J joule; J 1000 kJ; J 1000000 MJ; W 1 W
- watt; W 1000 kW; W 1000000 MW; V 1 V volt; V 1000 kV; V 1/1000 mV; A 1 A amp ampere; A 1/1000 mA;
- C 1 C coulomb; K 1 K kelvin; ohm 1 ohm; Pa 1 Pa pascal; Pa 1000 kPa; Pa 1000000 MPa; Hz 1 Hz
- hertz; Hz 1000 kHz; Hz 1000000 MHz; Hz 1000000000 GHz; mol 1 mol mole; mol 1/1000 mmol; T 1 T
- tesla; degC 1 degC; degF 1 degF; rad 1 rad radian; rpm 1 rpm; unit 1 unit; atm 1 atm; bar 1 bar;
- eV 1 eV; eV 1000 keV; eV 1000000 MeV; kWh 1 kWh; cal 1 cal; cal 1000 kcal; dB 1 dB decibel; byte
- 1 byte bytes; byte 1000 KB; byte 1000000 MB; byte 1000000000 GB; ha 1 ha hectare; acre 1 acre;
- gallon 1 gal gallon; quart 1 qt quart; pint 1 pt pint; people 1 people person; child 1 children
- child; men 1 men; fish 1 fish"""
+UNIT_TABLE = """m 1 m meter; m 1/100 cm centimeter; m 1/1000 mm millimeter; m 1000 km kilometer;
+ m 1/10 dm decimeter; m 1/1000000 µm micrometer micron; m 1/1000000000 nm nanometer; m 381/1250
+ ft foot feet; m 127/5000 in inch inches; m 1143/1250 yd yard; m 201168/125 mi mile; g 1 g gram;
+ g 1000 kg kilogram kgs; g 1/1000 mg milligram; g 1000000 tonne ton; g 45359237/100000 lb lbs
+ pound; g 45359237/1600000 oz ounce; s 1 s sec second; s 1/1000 ms; s 60 min minute; s 3600 h hr
+ hour; s 86400 day; s 604800 week; month 1 month; month 12 year yr; month 120 decade; month 1200
+ century; L 1 L l liter; L 1/1000 mL ml milliliter; L 1/100 cL cl; mph 1 mph; bit 1 bit; kmh 1
+ kmh kmph kph; USD 1 dollar USD US$ $ buck; USD 1/100 cent ¢; EUR 1 euro EUR €; GBP 1 GBP £; RMB
+ 1 yuan RMB CNY ¥; INR 1 rupee INR Rs ₹; N 1 N newton; N 1000 kN; J 1 J joule; J 1000 kJ
+ kilojoule; J 1000000 MJ; W 1 W watt; W 1000 kW kilowatt; W 1000000 MW megawatt; V 1 V volt; V
+ 1000 kV kilovolt; V 1/1000 mV; A 1 A amp ampere; A 1/1000 mA; C 1 C coulomb; K 1 K kelvin; ohm 1
+ ohm; Pa 1 Pa pascal; Pa 1000 kPa kilopascal; Pa 1000000 MPa; Hz 1 Hz hertz; Hz 1000 kHz
+ kilohertz; Hz 1000000 MHz; Hz 1000000000 GHz; mol 1 mol mole; mol 1/1000 mmol; T 1 T tesla; degC
+ 1 degC; degF 1 degF; rad 1 rad radian; rpm 1 rpm; unit 1 unit; atm 1 atm; bar 1 bar; eV 1 eV; eV
+ 1000 keV; eV 1000000 MeV; kWh 1 kWh; cal 1 cal; cal 1000 kcal; dB 1 dB decibel; byte 1 byte
+ bytes; byte 1000 KB; byte 1000000 MB; byte 1000000000 GB; ha 1 ha hectare; acre 1 acre; gallon 1
+ gal gallon; quart 1 qt quart; pint 1 pt pint; people 1 people person; child 1 children child;
+ men 1 men; fish 1 fish"""
+UNIT_TABLE += """; m 1/100 厘米; m 1/1000 毫米; m 1/10 分米; m 1 米; m 1000 千米 公里; g 1 克;
+ g 1000 千克 公斤; g 500 斤; g 1/1000 毫克; g 1000000 吨; s 1 秒 秒钟; s 60 分钟; s 3600 小时 时
+ 个小时; s 86400 天 日; s 604800 周 星期; month 1 个月; month 12 年; L 1 升; L 1/1000 毫升; RMB 1
+ 元 块 人民币; RMB 1/10 角; USD 1 美元; EUR 1 欧元; GBP 1 英镑; ha 1 公顷; N 1 牛 牛顿; J 1 焦
+ 焦耳; W 1 瓦 瓦特; V 1 伏 伏特; A 1 安 安培; ohm 1 欧 欧姆; 个 1 个; 人 1 人; 名 1 名; 只 1 只;
+ 支 1 支; 本 1 本; 张 1 张; 条 1 条; 件 1 件; 次 1 次; 种 1 种; 棵 1 棵; 辆 1 辆; 岁 1 岁; 分 1
+ 分; 位 1 位"""
 UNITS = {}
 for line in UNIT_TABLE.split(";"):
     base, factor, *spellings = line.split()
     UNITS |= dict.fromkeys(spellings, ("unit", base, Fraction(factor)))
 CURRENCIES = set("$€£¥₹¢")
+
+
+def derived(factor, **powers) -> tuple:
+    """factor times powers of the base units: derived(1000, m=-1, g=1)."""
+    units = (("^", ("unit", u, ONE[1]), ("num", Fraction(p))) for u, p in powers.items())
+    return ("*", *units, ("num", Fraction(factor)))
+
+
+DERIVED = {
+    "L": derived(Fraction(1, 1000), m=3),
+    "J": derived(1000, g=1, m=2, s=-2),
+    "N": derived(1000, g=1, m=1, s=-2),
+    "W": derived(1000, g=1, m=2, s=-3),
+    "Pa": derived(1000, g=1, m=-1, s=-2),
+    "kmh": derived(Fraction(1000, 3600), m=1, s=-1),
+    "mph": derived(Fraction("1609.344") / 3600, m=1, s=-1),
+    "ha": derived(10_000, m=2),
+    "acre": derived(Fraction("4046.8564224"), m=2),
+    "kWh": derived(3_600_000_000, g=1, m=2, s=-2),
+}
 SCALES = {"dozen": ("num", Fraction(12))}
+SCALES |= {"tenthousand": ("num", Fraction(10**4)), "hundredmillion": ("num", Fraction(10**8))}
 for name, zeros in zip("hundred thousand million billion trillion".split(), (2, 3, 6, 9, 12)):
     SCALES |= dict.fromkeys((name, name + "s"), ("num", Fraction(10**zeros)))
 
@@ -476,7 +684,7 @@ NAMES |= dict.fromkeys(("emptyset", "varnothing"), ("val", ("set",)))
 NAMES |= {name: ("op", op) for name, op in (pair.split("→") for pair in OPERATORS)}
 
 # "5 halves" is not 5 things
-PARTS = re.compile(r"halves|\w*(?:thirds|ths|quarters|times|less|plus|minus|is|as|ss|us)")
+PARTS = re.compile(r"halves|\w*(?:thirds|ths|quarters|less|plus|minus|is|as|ss|us)")
 AFTER_UNIT = re.compile(
     r"[\s~]*(?:$|[\^/*),;.|\]}°~A-Za-z=:]|-[\s~$]*[\d.]|\\[}%]"
     r"|\\(?:times|cdot|cup|sim|to)(?![A-Za-z]))"
@@ -524,8 +732,12 @@ def mixed(m: re.Match) -> str:
 
 
 def based(m: re.Match) -> str:
-    """1011_2 is 11. ValueError: 12_2 has no value."""
-    return str(int(m[1], int(m[2] or m[3]) or 1))
+    """1011_2, (1011)_2, FF_{16} are 11, 11, 255. ValueError: 12_2 has no value."""
+    digits = m[1] or m[2]
+    base = BASE_WORDS.get(m[3]) or (int(m[3]) if m[3].isdigit() else 0)
+    if not base and m[3] != "1" or not digits.isdigit() and (base <= 10 or len(digits) == 1):
+        return m[0]  # 5_{max}, A_{12}
+    return str(int(digits, base))
 
 
 def matrix(m: re.Match) -> str:
@@ -543,7 +755,39 @@ def matrix(m: re.Match) -> str:
     return "(" + ",".join(f"({row})" if "&" in body else row for row in rows) + ")"
 
 
+def outward(m: re.Match) -> str:
+    """]0,1[ is (0,1): a bracket that turns its back leaves its end out."""
+    return f"{m[1]}{'(' if m[2] == ']' else '['}{m[3]}{')' if m[4] == '[' else ']'}"
+
+
+def degrees_minutes(m: re.Match) -> str:
+    value = Fraction(m[1]) + Fraction(m[2]) / 60 + Fraction(m[3] or 0) / 3600
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}°"
+
+
+BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+BASE_WORDS |= {"nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+TURNED = (
+    r"(^|\\(?:in|cup|cap)|[=\s])\s*([\[\]])([^\[\]();]*[,;][^\[\]();]*)([\[\]])"
+    r"(?=\s*(?:$|\\c[ua]p))"
+)
+BOUND = r"^\s*(>=|<=|>|<|\\[gl]eq?(?:slant)?(?![A-Za-z]))\s*([^<>=]+)$"
+
+
+def bound(m: re.Match) -> str:
+    """> 5 without a name."""
+    closed = m[1] not in "<>"
+    if ">" in m[1] or "\\g" in m[1]:
+        return rf"{'[' if closed else '('}{m[2]},\infty)"
+    return rf"(-\infty,{m[2]}{']' if closed else ')'}"
+
+
 MATH_RULES = rules(
+    ("[", TURNED, outward),
+    ("]", TURNED, outward),
+    *((c, BOUND, bound) for c in ("<", ">", "\\ge", "\\le")),
+    ("'", r"^\s*(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:''|\")$", r"\1~ft~ \2~in~"),
+    ("'", r"(\d+)°\s*(\d+)'(?:\s*(\d+(?:\.\d+)?)(?:''|\"))?", degrees_minutes),
     ("\\approx", r"^\s*\\approx", ""),
     ("US", r"\bUS\s*(?=\$)", ""),
     ("USD", r"\bUSD[\s~]*(?=\d)", "$"),
@@ -569,13 +813,18 @@ MATH_RULES = rules(
     ("sq", r"\b(?:sq(?:uare|\.)?)[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+squared\b", r"\1\2^2"),
     ("cu", r"\bcu(?:bic|\.)?[\s~]+([A-Za-z]+)|\b([A-Za-z]+)[\s~]+cubed\b", r"\1\2^3"),
     ("", r"(?<=[\d\s~])((?:[mck]?m)|ft|in|yd|mi)([23])(?!\d)", r"\1^\2"),  # 12 cm2
+    ("\\mu", r"(?<=\d)[\s~]*\\mu[\s~]*m(?![A-Za-z])~?", " ~micron~"),
     ("Omega", r"(?<=\d)[\s~]*\\Omega", "~ohm~"),
     ("cent", r"(?<=\d)[\s~]*per\s?cent\b", "%"),
     ("log_", r"(?<!\\)\blog(?=_)", r"\\log"),
     ("e", r"(\d)e([-+]?\d{1,12})(?![\d.])", r"\1*10^{\2}"),
     ("E", r"(\d)E([-+]?\d{1,12})(?![\d.])", r"\1*10^{\2}"),
     (".", r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\))", repeating),
-    ("_", r"(?<![\d.])(\d+)_\s*(?:\{(\d+)\}|(\d+))", based),
+    (
+        "_",
+        r"(?<![\w.}])(?:([\dA-F]+)|\(([\dA-F]+)\))_\s*\{?\(?[\s~]*(\d+|[a-z]{3,7})[\s~]*\)?\}?",
+        based,
+    ),
     ("/", r"(?<![\w.^_}/])(\d+)[\s~]+(\d+)/(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
     ("%", r"(?<![\w.^_}/])(\d+)/(\d+)(?=[\s~]*\\?%)", r"\\frac{\1}{\2}"),
     ("\\frac", r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}", mixed),
@@ -590,7 +839,7 @@ TOKEN = re.compile(
    |d[a-z]d[a-z]'(?=\s*=)|P\s*\((?=[^()]*[A-Z=<>~])[^()]{1,40}\)(?=\s*=) # P(X=2)
    |(?:m\s*)?\\angle[^=<>,]{1,20}(?==)|\\triangle\s*[A-Z]{3}
    |(?!(?:and|or|a?sin|a?cos|a?tan|log|mod)\b)[A-Za-z]{3,}(?:[A-Za-z ~]|\\triangle)*(?==)) # Area
- |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+(?![A-Za-z_']))
+ |\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+(?![A-Za-z_'])|[\u4e00-\u9fff]+)
  |(?P<symbol>(?<=\s)!=|<=|>=|==|\*\*|\\[{}%]|[-+*/^_(){}\[\],;:!=<>%°$€£¥₹¢])""",
     re.X,
 )
@@ -601,6 +850,8 @@ def after_value(out: list) -> bool:
     if not out:
         return False
     kind, value = out[-1][:2]
+    if value == "*" and len(out) > 1 and out[-2][0] == "unit":
+        return True  # N \cdot m
     return kind in ("val", "unit", "scale") or value in (")", "}", "]", "°", "%", "per")
 
 
@@ -649,6 +900,8 @@ def word(run: str, gap: str, out: list, after: str) -> list:
     """The tokens of a run of letters: a unit or the like, a known name, or a product of letters."""
     if dressing := dressing_word(run, gap, out, after):
         return [dressing]
+    if not run.isascii():
+        raise Refuse("a word")
     known = NAMES.get(run) or NAMES.get(run.lower())
     if known and (len(run) > 2 or run in ("pi", "ln", "lg", "tg", "or", "to")):
         return [known]  # lt and mu are letters unless they are commands
@@ -890,6 +1143,9 @@ class Parser:
         units = all(leaf[0] == "unit" for p in parts[1:] for leaf in leaves(p) if leaf[0] != "num")
         if parts[0][0] == "join" and units:
             return times(parts[0], expression("*", *parts[1:]))
+        if parts[0] == ZERO and len(parts) > 1 and not all(p[0] == "unit" for p in parts[1:]):
+            if len(parts) > 2 or parts[1][0] == "var" and parts[1][1].isupper():
+                raise Refuse("0AB is a name, no product")
         return expression("*", *parts)
 
     def factor(self):
@@ -1138,6 +1394,8 @@ def relation(sides, ops, tokens=()):
     if ops in (["in"], ["!="]) and is_name(sides[0]):
         return ("named", sides[0], sides[1] if ops == ["in"] else ("except", plain(sides[1])))
     sides = [plain(s) for s in sides]
+    if len(ops) == 1 and sides[0][0] == "fabs" and sides[0][1][0] == "var" and ops[0] in "<=>=":
+        return distance_from_zero(sides[0][1], ops[0], sides[1])
     if ops[0] in (">", ">="):
         sides, ops = sides[::-1], [o.replace(">", "<") for o in ops[::-1]]
     if ops in (["<"], ["<="]):
@@ -1149,6 +1407,17 @@ def relation(sides, ops, tokens=()):
         brackets = "(["[ops[0] == "<="] + ")]"[ops[1] == "<="]
         return ("named", sides[1], ("seq", brackets, sides[0], sides[2]))
     raise Refuse("relation")
+
+
+def distance_from_zero(name, op, limit):
+    """|x| < 2 is -2 < x < 2, and |x| > 2 all that is left."""
+    if limit[0] != "num" or limit[1] <= 0:
+        raise Refuse("relation")
+    closed = "=" in op
+    inner = ("seq", "[]" if closed == ("<" in op) else "()", minus(limit), limit)
+    if "<" in op:
+        return ("named", name, inner)
+    return ("named", name, combine(pieces(REALS), pieces(inner), SET_OPERATIONS["setminus"]))
 
 
 def equation(sides, approx):
@@ -1208,11 +1477,16 @@ GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")  # 1,234,567
 SIGNS = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 
 
+NO_VALUE = re.compile(r"\s*(?:\d+\(\d+\)\s*$|0[xX][\dA-Fa-f]+\s*$)")  # 5(1), 0xFF
+
+
 @lru_cache(maxsize=1024)
 def parse(s: str, thousands: bool = True) -> tuple | None:
     """Tree of a cleaned answer; None if it is not in the grammar: only its text can be compared."""
     if thousands and "," in s and not re.search(r"[(\[]|\\\{", s):  # (1,234) is a pair
         s = GROUPED.sub(lambda m: m[0].replace(",", ""), s)
+    if NO_VALUE.match(s):
+        return None
     try:
         s = rewrite(s, MATH_RULES)
         items, separators = [], set()
@@ -1223,6 +1497,8 @@ def parse(s: str, thousands: bool = True) -> tuple | None:
         items = conditions(items, separators)
     except (Refuse, ValueError):  # ValueError: 12_2 has no value
         return None
+    if "or" in separators and all(x[0] == "var" for x in items):
+        return None  # p or q is a statement
     names = {x[1] for x in items if x[0] == "named"}
     if len(names) == len(items) > 1:  # y=2, x=1 is the point (x,y) = (1,2)
         if all(len(name[1]) == 1 for name in names):
@@ -1391,6 +1667,15 @@ def by_name(n) -> tuple:
     return ("named", *((*side[:2], *column) for side, column in zip(n[1:], zip(*columns))))
 
 
+def out_of_order(n) -> bool:
+    """(y, x) = ...: against a bare pair nobody knows which is which."""
+    if n[0] != "named" or n[1][0] != "seq":
+        return False
+    names = [x[1] for x in n[1][2:] if x[0] == "var"]
+    alike = {*names} <= {*"xyz"} or {*names} <= {*"abcd"}
+    return alike and names != sorted(names)
+
+
 def same_equation(a, b, budget) -> bool:
     """Equal names and values, or one line: the quotient of the differences is a constant."""
     a, b = by_name(a), by_name(b)
@@ -1469,8 +1754,29 @@ def same_set(xs, ys, budget) -> bool:
     return True
 
 
+def bases(n) -> set:
+    """The base units in a tree."""
+    return {leaf[1] for leaf in leaves(n) if leaf[0] == "unit"}
+
+
+def base_units(n) -> tuple:
+    """n with litres, joules, hectares, km/h as products of metres, grams, seconds."""
+    if n[0] == "unit" and n[1] in DERIVED:
+        return expression("*", ("num", n[2]), DERIVED[n[1]])
+    if n[0] in ("num", "var", "const", "unit"):
+        return n
+    return expression(n[0], *map(base_units, n[1:]))
+
+
 def same_expression(a, b, budget) -> bool:
     """Equal values; a unit on one side only is forgiven."""
+    some = bases(a)
+    others = some and bases(b)
+    if others and some != others:
+        if not (some | others) & DERIVED.keys():
+            return False
+        a, b = base_units(a), base_units(b)
+        return equal_values(a, b, budget)
     x, y = without_units(a), without_units(b)
     if budget.forgive_units and (x == a) != (y == b) and equal_values(x, y, budget):
         return True
@@ -1484,6 +1790,8 @@ def same(a, b, budget) -> bool:
     if a == b or kinds <= {"named", "zero"}:
         return a == b or same_equation(a, b, budget)
     if "named" in kinds:
+        if any(out_of_order(n) for n in (a, b)):
+            return False
         return same(*(n[2] if n[0] == "named" else n for n in (a, b)), budget)
     if "set" in kinds:
         return same_set(*(n[1:] if n[0] in ("set", "list") else (n,) for n in (a, b)), budget)
@@ -1510,7 +1818,6 @@ LABEL = re.compile(
 WORDS_TEXT = re.compile(r"[A-Za-z' .,~(){}-]+")
 # on is not no, but ab is ba
 PRODUCT_WORD = re.compile(r"[abc]+|[xyzt]+|[mnpqk]+|[uvw]+|[rst]+|pi|inf|infinity|[a-z]-[a-z]")
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 MONTH = rf"({'|'.join(MONTHS)})[a-z]*\.?"
 DATES = (
     re.compile(rf"{MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?"),
@@ -1532,7 +1839,7 @@ def options(s: str) -> set:
     """
     if not OPTIONS_TEXT.fullmatch(s):
         return set()
-    s = re.sub(r"[\"'`]|\\(?=[{}])", "", s.replace("~", " ")).strip()
+    s = re.sub(r"([\"'`])(\w*)\1|\\(?=[{}])", r"\2", s.replace("~", " ")).strip()
     small = "a-j" if "," not in s or s[0] not in "([{" else ""
     s = re.sub(rf"[(\[]\s*([A-Z{small}])\s*[)\]]|\b([A-Z{small}])\)", r"\1\2", s)
     s = re.sub(r"^(?:both|only)\s|\sonly$", "", s.strip("(){} "))
@@ -1547,10 +1854,33 @@ def options(s: str) -> set:
     return set()
 
 
+CLOCK_WORDS = {"noon": "pm", "midnight": "am"}
+
+
+def spoken_clock(m: re.Match) -> str:
+    """half past three, quarter to 4."""
+    hour = int(m[3]) if m[3].isdigit() else ONES.get(m[3], 0)
+    if not 0 < hour < 13 or m[1] == "half" and m[2] == "to":
+        return m[0]
+    if m[2] == "to":
+        return f"{hour - 1 or 12}:45"
+    return f"{hour}:{30 if m[1] == 'half' else 15}"
+
+
+CIRCLED = re.compile(r"(?:[①-⑳][\s,~]*(?:and)?[\s~]*)+")
+
+
+def circled(s: str) -> set:
+    """The statements that ①③ names."""
+    return {*re.findall("[①-⑳]", s)} if not s.isascii() and CIRCLED.fullmatch(s) else set()
+
+
 def clock(s: str) -> tuple | None:
     """(hour, minutes and seconds, is the half of the day known) of a clock time."""
-    if ":" not in s and "m" not in s.lower() and "clock" not in s:
+    if ":" not in s and not re.search("(?i)m|clock|noon|past|quarter", s):
         return None
+    s = re.sub(r"^[\s~]*(half|quarter) (past|to) (\w+)[\s~]*$", spoken_clock, s.lower())
+    s = re.sub(r"^[\s~]*(?:12 )?(noon|midnight)[\s~]*$", lambda m: f"12:00{CLOCK_WORDS[m[1]]}", s)
     s = re.sub(r"[\s.~(){}\[\]\\]|^0", "", s.lower().replace("o'clock", ":00"))
     m = re.fullmatch(r"(1?\d|2[0-4])((?::[0-5]\d){0,2})(?:([ap])m)?", s)
     if not m or not (m[2] or m[3]):
@@ -1579,8 +1909,12 @@ def words(s: str) -> list:
     """The words of "red, blue and green", sorted, or the one word; else none."""
     if not WORDS_TEXT.fullmatch(s):
         return []
-    parts = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", s.replace("~", " ").strip("(){} ").lower())
-    if any(not re.fullmatch(r"[a-z][a-z' .-]+", w) or PRODUCT_WORD.fullmatch(w) for w in parts):
+    parts = re.split(r"\s*,\s*(?:(?i:and)\s+)?|\s+(?i:and)\s+", s.replace("~", " ").strip("(){} "))
+    parts = [" ".join(map(without_case, w.split())) for w in parts]
+    if any(
+        not re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", w) or PRODUCT_WORD.fullmatch(w.lower())
+        for w in parts
+    ):
         return []
     return sorted(parts)
 
@@ -1600,6 +1934,9 @@ def same_labels(a: str, b: str) -> bool | None:
     return None
 
 
+READINGS = ((clock, same_clock), (date, eq), (words, eq), (circled, eq))
+
+
 def by_habit(a: str, b: str) -> bool | None:
     """True or False where a habit decides, else None."""
     options_a, options_b = options(a), options(b)
@@ -1608,7 +1945,7 @@ def by_habit(a: str, b: str) -> bool | None:
         return options_a == options_b
     if (verdict := same_labels(a, b)) is not None:
         return verdict
-    for reading, equal in ((clock, same_clock), (date, eq), (words, eq)):
+    for reading, equal in READINGS:
         if (x := reading(a)) and (y := reading(b)):
             return equal(x, y)
     return None
@@ -1623,16 +1960,18 @@ def without_range(s: str) -> tuple:
     return s.removeprefix("\\{") if m[4] else s, m[1] or m[2], m[3] or "Z"
 
 
-def same_families(a: str, b: str) -> tuple[str, str] | None:
-    """Two families over the integers without their ranges, the letter of b named as in a; None if
-    the ranges differ.
+def same_families(a: str, b: str) -> tuple | None:
+    """Two families over the integers without their ranges, the letter of b named as in a, and that
+    letter where it surely runs over all integers on both sides; None if the ranges differ.
     """
+    named = [re.match(UNKNOWN, s) is not None for s in (a, b)]
     a, letter_a, range_a = without_range(a)
     b, letter_b, range_b = without_range(b)
     if range_a and range_b and range_a != range_b:
         return None
     if not letter_a and not letter_b:
-        return a, b
+        return a, b, None
+    sure = "Z" in (range_a, range_b) and (range_a or named[0]) and (range_b or named[1])
     counters = [{c for c in COUNTERS if re.search(COUNTER % c, s)} for s in (a, b)]
     if not letter_a and len(counters[0]) == 1:
         (letter_a,) = counters[0]
@@ -1640,7 +1979,81 @@ def same_families(a: str, b: str) -> tuple[str, str] | None:
         (letter_b,) = counters[1]
     if letter_a and letter_b and not re.search(COUNTER % letter_a, b):
         b = re.sub(COUNTER % letter_b, letter_a, b)
-    return a, b
+    return a, b, letter_a if sure else None
+
+
+UNKNOWN = r"[\s~]*(?:[xyt\u03b1]|\\(?:theta|alpha|phi))\s*="
+MOST_CLASSES = 60
+
+
+def put(n, name, value) -> tuple:
+    """n with a number in place of a letter."""
+    if n == ("var", name):
+        return value
+    if n[0] in ("num", "var", "unit", "const"):
+        return n
+    return expression(n[0], *(put(x, name, value) for x in n[1:]))
+
+
+def progressions(n, letter: str) -> list | None:
+    """(start, step) of each item start + step * letter of a family, as mpmath numbers."""
+    out = []
+    for item in n[1:] if n[0] == "list" else (n,):
+        item = plain(item[2] if item[0] == "named" else item)
+        first, second, third = (place(put(item, letter, v)) for v in (ZERO, ONE, TWO))
+        step = second - first
+        if abs(third - second - step) > TINY or abs(step) <= TINY:
+            return None
+        out.append((first, abs(step)))
+    return out
+
+
+def fraction_of(x) -> Fraction:
+    """A number with a small denominator. Raises Refuse."""
+    for q in range(1, 25):
+        if abs(x * q - MP.nint(x * q)) < TINY:
+            return Fraction(int(MP.nint(x * q)), q)
+    raise Refuse("steps without a common multiple")
+
+
+def classes(family: list, unit, steps: list, whole: Fraction) -> list:
+    """The members of a family from 0 up to `whole`, in units of one step."""
+    out = []
+    for (start, _), step in zip(family, steps):
+        for k in range(int(whole / step)):
+            shift = k * step
+            x = start / unit + MP.mpf(shift.numerator) / shift.denominator
+            size = MP.mpf(whole.numerator) / whole.denominator
+            x -= size * MP.floor(x / size)
+            out.append(MP.zero if abs(x - size) < TINY else x)
+    return out
+
+
+def shifted_families(a: str, b: str, letter: str) -> bool:
+    r"""\pi/4 + k\pi and 5\pi/4 + k\pi, k any integer: the same numbers in all."""
+    trees = parse(a), parse(b)
+    names = [{x[1] for x in (n[1:] if n[0] == "list" else (n,)) if x[0] == "named"}
+             for n in trees if n]  # fmt: skip
+    if None in trees or names[0] and names[1] and names[0] != names[1]:
+        return False
+    try:
+        families = [progressions(n, letter) for n in trees]
+        if None in families:
+            return False
+        unit = families[0][0][1]
+        steps = [[fraction_of(step / unit) for _, step in f] for f in families]
+        every = [x for some in steps for x in some]
+        parts = math.lcm(*(x.denominator for x in every))
+        whole = Fraction(math.lcm(*(int(x * parts) for x in every)), parts)
+        if sum(whole / x for x in every) > MOST_CLASSES:
+            return False
+        one, other = (classes(f, unit, s, whole) for f, s in zip(families, steps))
+    except Refuse:
+        return False
+    far = MP.mpf(10) ** -150
+    return all(
+        any(abs(x - y) < far for y in ys) for xs, ys in ((one, other), (other, one)) for x in xs
+    )
 
 
 # ---------------------------------------------------------------- the verdict
@@ -1686,13 +2099,38 @@ def cleaned_equal(a: str, b: str, forgive_units: bool = True) -> bool:
         families = same_families(a, b)
         if families is None:
             return False
-        a, b = families
+        a, b, letter = families
+        if letter and shifted_families(a, b, letter):
+            return True
     return equal_trees(a, b, forgive_units)
+
+
+DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d+),(\d+)(?![\d,.])")
+
+
+def with_decimal_point(s: str) -> str | None:
+    """0,75 and 1,5 cm and 1.234,56 and (0,5; 1) with points; None where a comma may list items."""
+    if ";" in s:
+        new = re.sub(
+            r"[(\[][^()\[\]]*;[^()\[\]]*[)\]]", lambda m: DECIMAL_COMMA.sub(r"\1.\2", m[0]), s
+        )
+        return new if new != s else None
+    if re.fullmatch(r"[-+]?\d{1,3}(?:\.\d{3})+,\d+", s):
+        return s.replace(".", "").replace(",", ".")
+    m = DECIMAL_COMMA.search(s)
+    if not m or s.count(",") > 1 or re.search(r"[(\[=]|\\\{", s) or not m[2].strip("0"):
+        return None
+    dressed = re.fullmatch(r"\s*(?:\\?%|~.*)", s[m.end() :]) and len(m[2]) != 3
+    sure = m[1] == "0" or m.start() <= 1 and dressed
+    return DECIMAL_COMMA.sub(r"\1.\2", s) if sure else None
 
 
 def equal_trees(a: str, b: str, forgive_units: bool) -> bool:
     budget = Budget(sorted((a, b)), forgive_units)
     readings = [(parse(a), parse(b))]
+    for x, y in ((a, b), (b, a)) if "," in a or "," in b else ():
+        if "," in x and not DECIMAL_COMMA.search(y) and (pointed := with_decimal_point(x)):
+            readings.append((parse(pointed), parse(y)))
     if "," in a and "," in b and (parse(a, False) == parse(a)) != (parse(b, False) == parse(b)):
         # 100,200 is a list if the other side can be nothing else
         readings.append((parse(a, False), parse(b, False)))

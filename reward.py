@@ -72,8 +72,9 @@ def is_right(answer: str, gold: str) -> bool:
     answer, gold = clean(answer), clean(gold)
     if max(len(answer), len(gold)) > MAX_CHARS:
         return False
-    if not SIGNS.search(answer) and not SIGNS.search(gold):
-        return False
+    signs = [{m[0][-1] in "%t" for m in SIGNS.finditer(s)} for s in (answer, gold)]
+    if not any(signs) or all(signs) and not signs[0] & signs[1]:
+        return False  # 5% is not 5 degrees
     answer, gold = SIGNS.sub("", answer).strip(), SIGNS.sub("", gold).strip()
     return cleaned_equal(answer, gold, forgive_units=False)  # 5% is not 5 cm
 

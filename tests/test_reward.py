@@ -20,6 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from answer_forms import pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wrong_pairs import wrong_pairs
@@ -50,7 +51,9 @@ def expand(field: str) -> str:
     return field
 
 
-CASE_FILES = [f"grader_cases{name}.tsv" for name in ("", "_extra", "_forms", "_neighbours")]
+CASE_FILES = [
+    f"grader_cases{name}.tsv" for name in ("", "_extra", "_forms", "_neighbours", "_kinds")
+]
 
 
 def cases():
@@ -77,7 +80,7 @@ def test_case(response, gold, expected):
 def test_neighbours_the_other_way_round():
     for p in CASES:
         response, gold, expected = p.values
-        if p.id.startswith("_cases_neighbours"):
+        if p.id.startswith(("_cases_neighbours", "_cases_kinds")):
             assert grade(rf"\boxed{{{gold}}}", last_boxed(response)) == expected, p.id
 
 
@@ -294,6 +297,23 @@ def test_wrong_pairs_earn_nothing(seed):
         if grade(rf"\boxed{{{answer}}}", gold) or answers_equal(gold, answer):
             paid.append((answer, gold))
     assert paid == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kinds_of_answers_by_generation(seed):
+    """6,000 pairs of measures, times, dates, intervals, families, bases, formulas, letters,
+    vectors, money, number words: one value in two spellings earns 1, two values nothing. More by hand:
+    python tests/answer_forms.py 100000
+    """
+    wrong = []
+    for kind, answer, gold, equal in pairs(2000, seed):
+        box = rf"\boxed{{{answer}}}"
+        if grade(box, gold) != equal or answers_equal(gold, answer) not in (
+            equal,
+            grade(box, gold),
+        ):
+            wrong.append((kind, answer, gold, equal))
+    assert wrong == []
 
 
 def number_forms(v: Fraction) -> list:
