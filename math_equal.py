@@ -891,7 +891,15 @@ def dressing_word(run: str, gap: str, out: list, after: str) -> tuple | None:
     if unit and AFTER_UNIT.match(after) and is_unit(gap, run, out):
         return ("unit", unit)
     known = run in NAMES or run.lower() in NAMES
-    if len(run) > 3 and not known and gap and run.endswith("s") and not PARTS.fullmatch(run):
+    counted = out[-1][0] == "scale" or out[-1][1] in (")", "}", "]") or out[-1][1][0] == "num"
+    if (
+        len(run) > 3
+        and not known
+        and gap
+        and counted
+        and run.endswith("s")
+        and not PARTS.fullmatch(run)
+    ):
         return ("unit", ("unit", run.lower(), Fraction(1)))  # "5 apples": a count noun
     return None
 
@@ -1359,6 +1367,8 @@ def union(parts, ops, tokens=()):
     except Refuse:
         if set(ops) != {"cup"}:
             raise
+        if any(p[0] == "var" for p in parts):
+            return ("set", ("id", "union"), *parts)  # of sets with names: no list of them
         return ("set", *parts)
 
 
@@ -1437,6 +1447,8 @@ def equation(sides, approx):
     if not names and len(values) > 1:
         return ("zero", expression("+", sides[0], minus(sides[1])))
     value = values[0] if values else names[-1]
+    if not values and all(n[0] == "var" and re.fullmatch("[A-J]", n[1]) for n in names[:2]):
+        raise Refuse("A = B chooses no letter")
     if value[:2] == ("join", "-") and all(len(str(n[1])) == 1 for n in names):
         value = ("join", "-", value[2], True, *value[4:])  # x=3-1: the equals sign says arithmetic
     return ("named", names[0], value) if names else value
@@ -1517,7 +1529,7 @@ TINY, SCALE = MP.mpf(10) ** -250, 333
 LIMITS = dict.fromkeys("sin cos tan cot sec csc sinh cosh tanh".split(), 30)
 LIMITS |= {"factorial": 12, "binomial": 12}
 UNDEFINED = (Refuse, ArithmeticError, ValueError, TypeError, mpmath.libmp.NoConvergence)
-POINTS, INTEGER_POINTS = 6, 3
+POINTS, INTEGER_POINTS = 6, 16  # so many that (-1)^n is not taken for 1
 COUNTERS = set("jkmnpq")  # letters that may stand for whole numbers only
 
 
@@ -1720,7 +1732,8 @@ def proportional(xs, ys, budget) -> bool:
         len(n) == 2 and n[1][0] == "num" and n[1][1].denominator > 1 and 10 <= n[1][1] < 60
         for n in (xs, ys)
     )
-    if times_of_race or any(p == ZERO or p[0] in STRUCTURES for p in xs + ys):
+    signed = any(p[0] == "num" and p[1] < 0 for p in xs + ys)
+    if times_of_race or signed or any(p == ZERO or p[0] in STRUCTURES for p in xs + ys):
         return ordered(xs, ys, budget)
     return ordered([over(x, xs[-1]) for x in xs], [over(y, ys[-1]) for y in ys], budget)
 
@@ -1798,6 +1811,8 @@ def same(a, b, budget) -> bool:
     if kinds == {"list"}:
         return unordered(a[1:], b[1:], budget)
     if kinds <= {"list", "seq"}:
+        if any(n[0] == "list" and n[1][0] == "named" for n in (a, b)):
+            return False  # x=1 or x=2 is no pair
         a, b = (("seq", "()", *n[1:]) if n[0] == "list" else n for n in (a, b))
         return a[1] == b[1] and ordered(a[2:], b[2:], budget)
     if "join" in kinds:

@@ -203,8 +203,9 @@ def _decoded(text):
 
 def scores_in(kind, reply, n, criterion):
     """The scores of one dictionary, by kind; None where it is not what was asked for."""
+    reply = {str(key).strip().lower(): value for key, value in reply.items()}
     if kind.startswith("charxiv_descriptive"):
-        scores = [_bit(reply.get(f"score_T{i}")) for i in range(1, n + 1)]
+        scores = [_bit(reply.get(f"score_t{i}")) for i in range(1, n + 1)]
         return None if None in scores else scores
     if kind.startswith("charxiv_reasoning"):
         # the official prompt uses both names

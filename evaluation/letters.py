@@ -74,6 +74,7 @@ _SIGNS = {
     "dots": "...", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠",
     "pounds": "£", "euro": "€", "texteuro": "€", "yen": "¥", "textdollar": "$", "infty": "∞",
     "textbackslash": "\\", "quad": " ", "qquad": " ", "left": "", "right": "", "displaystyle": "",
+    "lt": "<", "gt": ">",
     "colon": ":", "lbrace": "{", "rbrace": "}", "copyright": "©", "textregistered": "®",
 }  # fmt: skip
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -87,13 +88,16 @@ _PLAIN = [
         (r"\\\}", "\1"),
         (r"\\[()\[\]]", ""),
         (r"\{([,.:;!?])\}", r"\1"),
+        (r"\\[dt]?frac\s*(\d)\s*(\d)", r"\1/\2"),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\circ(?![A-Za-z]))", "°"),
     )
 ]
 _LATE = [
     (re.compile(old), new)
     for old, new in (
-        (r"\\!|(?:\\,|~)(?=\\?%)|(?<!\\)\{\}", ""),
+        (r"\\!|(?:\\,|~|\s+)(?=\\%)|~(?=%)|(?<!\\)\{\}", ""),
+        (r"\^\{?(st|nd|rd|th|\+)\}?(?![A-Za-z])", r"\1"),
+        (r"(?<![\\\w}^_])\{(\w+)\}", r"\1"),
         (r"(?<!\\)_(?:\{(\w+)\}|(\w))", lambda m: m[1] or m[2]),
         (r"\^\{(\w+)\}", r"^\1"),
         (r"\\([~^])", "\2\\1"),
@@ -110,7 +114,7 @@ def plain(text):
     r"""Text as a person would type it, without what a box does to it: escapes (\%, \_), {,},
     \text{...} inside, spacing commands, simple fractions and signs.
     """
-    if "\\" not in text and "{" not in text and "~" not in text:
+    if not any(c in text for c in "\\{~_^"):
         return text
     for pattern, new in _PLAIN:
         text = pattern.sub(new, text)
@@ -141,14 +145,15 @@ def fold(text):
 _PHRASE = re.compile(
     # "the answer is ...", "Answer: ...", "the correct option is ..."
     r"(?:\banswer(?:\s+to\s+th(?:e|is)\s+question)?|\b(?:correct|right|best)\s+(?:option|choice)"
+    r"|\b(?:my|final)\s+(?:choice|selection|pick)"
     r"|\b(?:i|we)(?:\s+would|['’]d)?\s+(?:choose|select|pick|go\s+with))"
     r"\s*(?P<no1>is\s*not\b|isn['’]t)?(?:\s*(?:is|would\s+be|should\s+be))?"
     r"(?:\s+(?:indeed|clearly|therefore|thus))?\s*[:：=>–—-]?\s*(?=(?P<a>.{1,60}))"
     # 答案是 ..., 正确选项为 ..., 正确的是 ...
-    r"|(?:答案|正确的?选项|正确的?(?=[是为]))\s*(?P<no2>不)?(?:应该|应当|应|就)?\s*"
+    r"|(?:答案】?|正确的?选项|正确的?(?=[是为]))\s*(?P<no2>不)?(?:应该|应当|应|就)?\s*"
     r"(?:选项|选择|[是为選选])*\s*[:：]?\s*(?=(?P<b>.{1,60}))"
     # 故选B, 选择 B
-    r"|(?P<no3>[不别未]能?|排除)?(?:故选|应选|选择|选)\s*[:：]?\s*"
+    r"|(?P<no3>[不别未]能?|排除)?(?:故选|应选|选择|选)(?:选?项)?\s*[:：]?\s*"
     r"(?=(?P<c>\(?[A-Ja-jＡ-Ｊ]\)?(?![a-z]).{0,8}))"
     # "option B is correct", B选项正确
     r"|\b(?:option|choice)\s*(?P<d>\(?[A-Z]\)?)\s+is\s+(?:the\s+)?(?:correct|right|best|answer)"
@@ -173,6 +178,11 @@ _SECOND = re.compile(
 _OPTION_LINE = re.compile(r"[\s*>-]*[(\[]?([A-Z])(?:[)\]][.:]?|[.:、])\s*\S")
 
 
+# \boxed{A} or \boxed{B}
+_TWO_BOXES = re.compile(r"\}[\s$.]*(?:,|/|\bor\b|\band\b|或|和)[\s$]*\\boxed\s*\{[^{}]*\}[\s$.]*$")
+_CHOSEN = re.compile(r"\banswer is:?\s*\(?([A-Z])\)?(?![\w'])")
+
+
 def pick_letter(text, n, options=()):
     """The letter that a response settles on, or None. Last box; else last answer phrase; else a
     reply that is only a letter.
@@ -181,10 +191,15 @@ def pick_letter(text, n, options=()):
     """
     box = last_boxed(text)
     if box is not None:
+        if _TWO_BOXES.search(text):
+            return None
         letter = as_letter(unwrap(box), n, options)
         return letter if letter and not _taken_back(text[text.rfind(box) :], letter) else None
     text = without_lists(text)
-    for m in reversed(list(_PHRASE.finditer(text))):
+    phrases = list(_PHRASE.finditer(text))
+    if len({m[1] for m in _CHOSEN.finditer(text)}) > 2:
+        return None  # one after the other: nothing is settled
+    for m in reversed(phrases):
         if m["no1"] or m["no2"] or m["no3"]:
             return None
         letter, certain = _letter_in(next(g for g in map(m.group, "abcde") if g), n, options)

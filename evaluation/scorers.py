@@ -143,7 +143,8 @@ def dynamath(item, text):
     if kind == "float":
         got, gold = with_pi(answer), with_pi(item.gold)
         if got is not None and gold is not None:
-            return verdict(abs(got - gold) <= 0.001, answer)
+            close = abs(got - gold) <= 0.001
+            return verdict(close or grade(f"\\boxed{{{answer}}}", item.gold), answer)
     elif fold(answer) == fold(item.gold):
         return verdict(True, answer)
     return exact(item, text)

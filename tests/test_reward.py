@@ -302,8 +302,8 @@ def test_wrong_pairs_earn_nothing(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_kinds_of_answers_by_generation(seed):
     """6,000 pairs of measures, times, dates, intervals, families, bases, formulas, letters,
-    vectors, money, number words: one value in two spellings earns 1, two values nothing. More by hand:
-    python tests/answer_forms.py 100000
+    vectors, money, number words: one value in two spellings earns 1, two values nothing. More by
+    hand: python tests/answer_forms.py 100000
     """
     wrong = []
     for kind, answer, gold, equal in pairs(2000, seed):
