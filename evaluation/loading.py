@@ -113,7 +113,10 @@ def reason(bench, repo, root, error):
     page = f"{HUB}/datasets/{repo}"
     gated = bench.gated or "gated" in text.lower()
     accept = f"accept its terms at {page} and log in" if gated else f"see {page}"
-    return f"its data do not load ({text}); {accept}, or put a copy into {root}"
+    copy = (
+        f"complete {root}, which holds no data file" if root.is_dir() else f"put a copy into {root}"
+    )
+    return f"its data do not load ({text}); {accept}, or {copy}"
 
 
 # ---- a local copy --------------------------------------------------------------------------------

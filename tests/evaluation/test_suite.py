@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from benchmark_fixtures import box, save, write
+from benchmark_fixtures import CASES, box, save, write
 from benchmark_tools import Answers, Yes
 from PIL import Image
 
@@ -309,3 +309,29 @@ def test_unknown_names_and_flags_are_said():
     ):
         with pytest.raises(ValueError):
             ev.flags(bad)
+
+
+# ---- a student behind a server -------------------------------------------------------------------
+
+
+def test_multichallenge_over_a_server(lm, tmp_path):
+    """The way of the GPUs: the conversation goes as messages, and the answers are those of the
+    engine in this process.
+    """
+    from chat_server import ChatServer
+
+    from engines.client import ClientEngine
+    from engines.hf import HFEngine
+
+    rows = CASES["MultiCh"]["parts"]["default", "test"]
+    save(tmp_path / "data", "ScaleAI/MultiChallenge", "default", "test", rows)
+    flags = ("--only", "MultiCh", "--max-new", 6)
+    with ChatServer(HFEngine(lm)) as server:
+        engine = ClientEngine(server.url, lm=lm)
+        ev.run(args_of(tmp_path, *flags, "--out", tmp_path / "there"), engine=engine)
+        engine.close()
+    ev.run(args_of(tmp_path, *flags, "--out", tmp_path / "here"), engine=HFEngine(lm))
+    said = [(tmp_path / f / "responses/MultiCh.jsonl").read_text() for f in ("there", "here")]
+    assert said[0] == said[1] and '"tokens": 0' not in said[0]
+    sent = [m["role"] for m in server.seen[0]["messages"]]
+    assert sent == ["user", "assistant", "user"]
