@@ -1532,7 +1532,17 @@ GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")  # 1,234,567
 SIGNS = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 
 
-NO_VALUE = re.compile(r"\s*(?:\d+\(\d+\)\s*$|0[xX][\dA-Fa-f]+\s*$)")  # 5(1), 0xFF
+# 5(1), 0xFF, AB-123
+NO_VALUE = re.compile(r"\s*(?:\d+\(\d+\)|0[xX][\dA-Fa-f]+|[A-Z]{2,}-?\d+)\s*$")
+OR = re.compile(r"[\s~,]*(?:;|\bor\b|\\(?:lor|vee)(?![A-Za-z]))[\s~]*")
+
+
+def solutions(s: str) -> list:
+    """x=1, y=2 or x=2, y=1: the parts, if each names several values; else none."""
+    if s.count("=") < 4 or not (";" in s or "or" in s or "\\vee" in s):
+        return []
+    parts = OR.split(s)
+    return parts if len(parts) > 1 and all(p.count("=") > 1 for p in parts) else []
 
 
 @lru_cache(maxsize=1024)
@@ -1542,6 +1552,9 @@ def parse(s: str, thousands: bool = True) -> tuple | None:
         s = GROUPED.sub(lambda m: m[0].replace(",", ""), s)
     if NO_VALUE.match(s):
         return None
+    if parts := solutions(s):
+        trees = [parse(part) for part in parts]
+        return None if None in trees else ("list", *trees)
     try:
         s = rewrite(s, MATH_RULES)
         items, separators = [], set()
@@ -1555,11 +1568,22 @@ def parse(s: str, thousands: bool = True) -> tuple | None:
     if "or" in separators and all(x[0] == "var" for x in items):
         return None  # p or q is a statement
     names = {x[1] for x in items if x[0] == "named"}
-    if len(names) == len(items) > 1:  # y=2, x=1 is the point (x,y) = (1,2)
-        if all(len(name[1]) == 1 for name in names):
-            items = sorted(items, key=repr)
-        return ("named", *(("seq", "()", *column) for column in zip(*(x[1:] for x in items))))
-    return items[0] if len(items) == 1 else ("list", *items)
+    if len(names) < 2 or any(x[0] != "named" for x in items):
+        return items[0] if len(items) == 1 else ("list", *items)
+    # y=2, x=1 is the point (x,y) = (1,2); x=1, y=2, x=2, y=1 are two of them
+    size = len(names)
+    points = [items[k : k + size] for k in range(0, len(items), size)]
+    if any({x[1] for x in point} != names for point in points):
+        return None
+    points = [named_point(point) for point in points]
+    return points[0] if len(points) == 1 else ("list", *points)
+
+
+def named_point(items: list) -> tuple:
+    """x=1, y=2 as (x,y) = (1,2)."""
+    if all(len(x[1][1]) == 1 for x in items):
+        items = sorted(items, key=repr)
+    return ("named", *(("seq", "()", *column) for column in zip(*(x[1:] for x in items))))
 
 
 # ---------------------------------------------------------------- values at random points
