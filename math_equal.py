@@ -32,6 +32,10 @@ Choices, each one a place where graders differ:
   * Option letters A to J ignore case, other letters do not. "A or B" is a hedge. log without a base
     is base 10.
   * 0.333... repeats and is 1/3; 0.333 is not.
+  * A decimal comma is read where it can't separate items: 3{,}5, 0,75, 1,5 cm, 1.234,56, (0,5; 1).
+  * \pi/4 + k\pi and 5\pi/4 + k\pi are one family where k is said to be any integer.
+  * ]0,1[ is (0,1). Chinese units, numbers and dates are read as English ones.
+  * Small letters do, except where the case tells things apart: Co and CO, mW and MW.
 Known limits: a bare list cannot ask for an order; irrational sums with terms beyond 10^100 are
 refused, which means not equal unless spelled alike.
 """
@@ -198,6 +202,7 @@ TEXT_RULES = rules(
     (" base ", r"\b(\d+)\s+(?:in\s+)?base\s+(\w+)$", r"\1_{\2}"),
     ("etween ", r"(?i)^[\s~]*between\s+(\S+)\s+and\s+(\S+)$", r"\1 to \2"),
     ("rom ", r"(?i)^[\s~]*from\s+(?=\S+\s+to\s+\S+$)", ""),
+    ("times", r"(?<=\d)[\s~]+times[\s~]*$", " ~folds~"),
     (" of ", r"(?<=\d)\s+out\s+of\s+(?=\d)", "/"),
     *((word, rf"(?i)^[\s~]*{word}[\s~]+(?=[\\$]*[\d.])", sign) for word, sign in BOUNDS),
     *(("$", rf"(?<=\$)\s*([\d.,]+)\s*{c}\b", rf"\1 ~{scale}~") for c, scale in LETTER_SCALES),
@@ -219,6 +224,8 @@ def han_number(text: str) -> int:
     if not {*text} & {"十", *HAN_SCALES}:
         return int("".join(str(HAN_DIGITS[c]) for c in text))
     total = section = digit = 0
+    if re.search(rf"[{''.join(HAN_DIGITS).replace('零', '').replace('十', '')}]{{2}}", text):
+        raise Refuse("two digits side by side")
     for c in text:
         if c in "万亿":
             total = (total + section + digit) * HAN_SCALES[c]
@@ -228,6 +235,8 @@ def han_number(text: str) -> int:
             digit = 0
         else:
             digit = HAN_DIGITS[c]
+    if digit and text[-2] in "百千万亿":
+        digit *= HAN_SCALES[text[-2]] // 10  # 一百三 is 130
     return total + section + digit
 
 
@@ -245,6 +254,13 @@ def han_clock(m: re.Match) -> str:
     return f"{m[2]}:{minutes}{half}"
 
 
+HAN_COMPOUNDS = (
+    ("米", "厘米", "厘米"),
+    ("小时", "分钟?", "分钟"),
+    ("分钟", "秒", "秒"),
+    ("元", "角", "角"),
+    ("年", "个月", "个月"),
+)
 # for texts with characters outside of ASCII only
 HAN_RULES = rules(
     *(
@@ -271,7 +287,8 @@ HAN_RULES = rules(
     ("度", r"(?<=\d)\s*度$", "°"),
     ("万", r"(?<=[\d}])\s*万", r" ~tenthousand~"),
     ("亿", r"(?<=[\d}])\s*亿", r" ~hundredmillion~"),
-    ("每", r"(?<=[{HAN}])每(?=[{HAN}])", "/"),
+    ("每", rf"(?<=[{HAN}])每(?=[{HAN}])", "/"),
+    ("倍", r"(?<=\d)\s*倍$", " ~folds~"),
     ("平方", rf"(?<=[\d)}}~])\s*平方([{HAN}]+)", r" ~\1~^2"),
     ("立方", rf"(?<=[\d)}}~])\s*立方([{HAN}]+)", r" ~\1~^3"),
     ("", rf"(?<=[\d)}}/~%])\s*([{HAN}]+)(?=$|[\s/,^)])", r" ~\1~"),
@@ -279,12 +296,17 @@ HAN_RULES = rules(
 
 
 def han_or_digits(text: str) -> str:
-    return str(han_number(text)) if text[0] in {**HAN_DIGITS, **HAN_SCALES} else text
+    return han_prefix(text) if text[0] in HAN_DIGITS else text
 
 
 def han_prefix(text: str) -> str:
     """A number in front; 万 alone, 一一 (one by one) are words."""
-    return text if text[0] in HAN_SCALES or len({*text}) == 1 < len(text) else str(han_number(text))
+    if text[0] in HAN_SCALES or len({*text}) == 1 < len(text):
+        return text
+    try:
+        return str(han_number(text))
+    except Refuse:
+        return text
 
 
 NUMBER = re.compile(
@@ -346,7 +368,20 @@ def short_clean(s: str) -> str:
             s = rewrite(s, HAN_RULES)
     if len(s) > MAX_CHARS:
         return " ".join(s.split())
-    return rewrite(s, TEXT_RULES).strip()
+    return counted_in_words(rewrite(s, TEXT_RULES).strip())
+
+
+def counted_in_words(s: str) -> str:
+    """five dollars as 5 dollars."""
+    first, _, rest = s.partition(" ")
+    if not rest or first.lower() not in ONES:
+        return s
+    parts = s.split()
+    for k in range(len(parts) - 1, 0, -1):
+        if (value := whole_in_words([w.lower() for w in parts[:k]])) is not None:
+            known = unit_of(parts[k]) or parts[k][-1] == "s" and not PARTS.fullmatch(parts[k])
+            return f"{value} {' '.join(parts[k:])}" if known and k == len(parts) - 1 else s
+    return s
 
 
 def plain_number(s: str) -> Fraction | None:
@@ -829,6 +864,10 @@ MATH_RULES = rules(
     ("%", r"(?<![\w.^_}/])(\d+)/(\d+)(?=[\s~]*\\?%)", r"\\frac{\1}{\2}"),
     ("\\frac", r"(?<![\w.^_}/])(\d+)[\s~]*\\frac\{(\d+)\}\{(\d+)\}", mixed),
     ("--", r"(?<![-\d.])(\d+(?:\.\d+)?[\s~]*%?)[\s~]*-{2,3}[\s~]*(?=[\d$])", r"\1-"),
+    *(
+        (large, rf"(\d+)\s*{large}\s*(\d+)\s*{small}\s*$", rf"\1~{large}~+\2~{unit}~")
+        for large, small, unit in HAN_COMPOUNDS
+    ),
     ("", COMPOUND, r"\1~\2~+\3~\4"),  # 5 ft 3 in
 )
 TOKEN = re.compile(
@@ -1020,6 +1059,8 @@ class Parser:
             separators.add(separator)
             out.append(self.item())
         self.separators = separators
+        if {",", ";"} <= separators:
+            raise Refuse("which of the two separates?")
         if closer := self.op(*closers):
             return out, closer
         raise Refuse("syntax")
@@ -1311,6 +1352,8 @@ def cells(piece: tuple, points: list) -> range:
     between the first and the second, and so on.
     """
     low, low_in, high, high_in = piece
+    if low == INF or high == MINUS_INF:
+        raise Refuse("an interval that begins at infinity")
     low, high = place(low), place(high)
     first, last = 0, 2 * len(points)
     for k, (value, _) in enumerate(points):
@@ -1406,7 +1449,7 @@ def relation(sides, ops, tokens=()):
     sides = [plain(s) for s in sides]
     if len(ops) == 1 and sides[0][0] == "fabs" and sides[0][1][0] == "var" and ops[0] in "<=>=":
         return distance_from_zero(sides[0][1], ops[0], sides[1])
-    if ops[0] in (">", ">="):
+    if ops[0] in (">", ">=") and all(o[0] == ">" for o in ops):
         sides, ops = sides[::-1], [o.replace(">", "<") for o in ops[::-1]]
     if ops in (["<"], ["<="]):
         if is_name(sides[0]):
@@ -1489,7 +1532,17 @@ GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")  # 1,234,567
 SIGNS = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 
 
-NO_VALUE = re.compile(r"\s*(?:\d+\(\d+\)\s*$|0[xX][\dA-Fa-f]+\s*$)")  # 5(1), 0xFF
+# 5(1), 0xFF, AB-123
+NO_VALUE = re.compile(r"\s*(?:\d+\(\d+\)|0[xX][\dA-Fa-f]+|[A-Z]{2,}-?\d+)\s*$")
+OR = re.compile(r"[\s~,]*(?:;|\bor\b|\\(?:lor|vee)(?![A-Za-z]))[\s~]*")
+
+
+def solutions(s: str) -> list:
+    """x=1, y=2 or x=2, y=1: the parts, if each names several values; else none."""
+    if s.count("=") < 4 or not (";" in s or "or" in s or "\\vee" in s):
+        return []
+    parts = OR.split(s)
+    return parts if len(parts) > 1 and all(p.count("=") > 1 for p in parts) else []
 
 
 @lru_cache(maxsize=1024)
@@ -1499,6 +1552,9 @@ def parse(s: str, thousands: bool = True) -> tuple | None:
         s = GROUPED.sub(lambda m: m[0].replace(",", ""), s)
     if NO_VALUE.match(s):
         return None
+    if parts := solutions(s):
+        trees = [parse(part) for part in parts]
+        return None if None in trees else ("list", *trees)
     try:
         s = rewrite(s, MATH_RULES)
         items, separators = [], set()
@@ -1512,11 +1568,22 @@ def parse(s: str, thousands: bool = True) -> tuple | None:
     if "or" in separators and all(x[0] == "var" for x in items):
         return None  # p or q is a statement
     names = {x[1] for x in items if x[0] == "named"}
-    if len(names) == len(items) > 1:  # y=2, x=1 is the point (x,y) = (1,2)
-        if all(len(name[1]) == 1 for name in names):
-            items = sorted(items, key=repr)
-        return ("named", *(("seq", "()", *column) for column in zip(*(x[1:] for x in items))))
-    return items[0] if len(items) == 1 else ("list", *items)
+    if len(names) < 2 or any(x[0] != "named" for x in items):
+        return items[0] if len(items) == 1 else ("list", *items)
+    # y=2, x=1 is the point (x,y) = (1,2); x=1, y=2, x=2, y=1 are two of them
+    size = len(names)
+    points = [items[k : k + size] for k in range(0, len(items), size)]
+    if any({x[1] for x in point} != names for point in points):
+        return None
+    points = [named_point(point) for point in points]
+    return points[0] if len(points) == 1 else ("list", *points)
+
+
+def named_point(items: list) -> tuple:
+    """x=1, y=2 as (x,y) = (1,2)."""
+    if all(len(x[1][1]) == 1 for x in items):
+        items = sorted(items, key=repr)
+    return ("named", *(("seq", "()", *column) for column in zip(*(x[1:] for x in items))))
 
 
 # ---------------------------------------------------------------- values at random points
@@ -1830,10 +1897,15 @@ OPTION = r"\b[A-Z]\s*[.):]|\([A-Z]\)|\b(?:or|not|and)\b|(?:^|[,;/&|])\s*[A-Z]\b"
 LABEL = re.compile(
     rf"[\s~]*(?:\(?([A-Z])[\s~]*[.):][\s~]+|\(([A-Z])\)[\s~]*)(?!.*(?:{OPTION}))([^\s,;].*)", re.S
 )
+HAN_WORDS = re.compile(rf"[\s~]*[{HAN}]+(?:\s*,\s*[{HAN}]+)+[\s~]*")
 WORDS_TEXT = re.compile(r"[A-Za-z' .,~(){}-]+")
 # on is not no, but ab is ba
 PRODUCT_WORD = re.compile(r"[abc]+|[xyzt]+|[mnpqk]+|[uvw]+|[rst]+|pi|inf|infinity|[a-z]-[a-z]")
-MONTH = rf"({'|'.join(MONTHS)})[a-z]*\.?"
+MONTH = (
+    r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+    r"(?:(?<=jan|feb)r?uary|(?<=mar)ch|(?<=apr)il|(?<=jun)e|(?<=jul)y|(?<=aug)ust"
+    r"|(?<=sep)t(?:ember)?|(?<=oct)ober|(?<=nov|dec)ember)?\.?"
+)
 DATES = (
     re.compile(rf"{MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?"),
     re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {MONTH}(?:,? (\d{{4}}))?"),
@@ -1922,6 +1994,8 @@ def date(s: str) -> tuple | None:
 
 def words(s: str) -> list:
     """The words of "red, blue and green", sorted, or the one word; else none."""
+    if not s.isascii() and HAN_WORDS.fullmatch(s):
+        return sorted(re.split(r"\s*,\s*", s.replace("~", " ").strip()))
     if not WORDS_TEXT.fullmatch(s):
         return []
     parts = re.split(r"\s*,\s*(?:(?i:and)\s+)?|\s+(?i:and)\s+", s.replace("~", " ").strip("(){} "))

@@ -72,9 +72,9 @@ CASES = list(cases())
 @pytest.mark.parametrize("response, gold, expected", CASES)
 def test_case(response, gold, expected):
     response, gold = expand(response), expand(gold)
-    start = time.perf_counter()
+    start = time.process_time()
     assert grade(response, gold) == expected
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def test_neighbours_the_other_way_round():
@@ -190,9 +190,9 @@ def test_last_boxed(response, content):
 
 def test_last_boxed_is_linear():
     for piece in ("\\boxed{", "{", "}", "\\", "$", "\\boxed ", "\\boxed{1} ", "a\\b{"):
-        start = time.perf_counter()
+        start = time.process_time()
         last_boxed("\\boxed{1}" + piece * (1_000_000 // len(piece)))
-        assert time.perf_counter() - start < SECONDS, piece
+        assert time.process_time() - start < SECONDS, piece
 
 
 @pytest.mark.parametrize(
@@ -221,18 +221,18 @@ def test_bombs_inside_the_length_cap(bomb):
     comparison work hard.
     """
     for gold in ("5", bomb + "+1", bomb + "+0", bomb[:-1]):
-        start = time.perf_counter()
+        start = time.process_time()
         grade(r"\boxed{" + bomb + "}", gold)
-        assert time.perf_counter() - start < SECONDS
+        assert time.process_time() - start < SECONDS
 
 
 @few
 @given(anything | soup, anything | soup)
 def test_never_raises_and_is_binary_and_symmetric(a, b):
-    start = time.perf_counter()
+    start = time.process_time()
     assert grade(a, b) in (0.0, 1.0) and grade(r"\boxed{" + a + "}", b) in (0.0, 1.0)
     assert answers_equal(a, b) == answers_equal(b, a)
-    assert time.perf_counter() - start < 4 * SECONDS
+    assert time.process_time() - start < 4 * SECONDS
     assert grade(a, "") == 0.0
 
 

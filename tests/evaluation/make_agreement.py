@@ -33,13 +33,14 @@ TABLE = HERE / "agreement.jsonl"
 
 
 def functions(file, *names, **known):
-    """Functions of a script, without running the rest of it."""
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    """Functions of a script (its path, or its text), without running the rest of it."""
+    text = Path(file).read_text(encoding="utf-8") if isinstance(file, Path) else file
+    tree = ast.parse(text)
     body = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names]
     for function in body:
         function.decorator_list = []  # registries
     space = {"re": re, **known}
-    exec(compile(ast.Module(body, []), str(file), "exec"), space)
+    exec(compile(ast.Module(body, []), "official", "exec"), space)
     return [space[name] for name in names]
 
 
