@@ -149,6 +149,8 @@ class Config:
         "would leave its CUDA graphs", 1, free=True)
     max_context: int = knob(0, "longest prompt + response of the student's vLLM, in tokens; what "
         "is longer is left out; 0: what the lengths above need, the model's window at most", 0)
+    mtp: int = knob(0, "tokens that the student's drafting head (Qwen3.5's multi-token prediction) "
+        "proposes at a time and its vLLM checks: faster, the same distribution; 0: off", 0, 16)
     teacher_memory: float = knob(0.9, "share of a GPU's memory for the teacher's server; beside a "
         "student 0.7 less --vllm-memory", 0.01, 1, free=True)
     teacher_ranks: int = knob(-1, "torchrun processes of each node that serve the teacher; -1: a "
@@ -317,6 +319,7 @@ def refuse_idle(cfg, given):
 def idle_flags(cfg):
     """(names of flags, whether they are idle in this run, why), the most telling reason first."""
     who = f"--method {cfg.method}"
+    by_vllm = cfg.engine == "vllm" or not (cfg.engine or cfg.device == "cpu")
     if cfg.method == "zppo" and not cfg.bcq:
         who += " without BCQ" if cfg.ncq else " without BCQ and NCQ"
     shows = cfg.bcq or cfg.ncq
@@ -330,6 +333,7 @@ def idle_flags(cfg):
     return (
         (POLICY_LOSS, cfg.method in DISTILL, f"{who} has no policy loss"),
         (("replay", "capacity"), not cfg.buffer, "--no-buffer replays nothing"),
+        (("mtp",), not by_vllm, "only vLLM drafts, and --engine hf samples here"),
         (("aug",), not helps, f"{who} reformulates nothing"),
         (("compress",), not shows, f"{who} shows no candidates"),
         (("max_summary",), not writes, unwritten),

@@ -24,11 +24,12 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import cached_file, is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from loss import mask_logits
 from processor import pixels, positions
+from runtime.carried import read_aside, read_drafter
 from runtime.kernels import by_device
 
 # hints about kernels that only a GPU has would bury our own lines
@@ -53,6 +54,7 @@ class LM:
     compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
     max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
     aside: dict[str, bytes] = field(default_factory=dict)  # files that are saved as they were read
+    drafter: dict[str, Any] = field(default_factory=dict)  # of the checkpoint, not trained (mtp.*)
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
 
     @property
@@ -169,6 +171,7 @@ def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
         raise ValueError(f"{path}: the weights do not load ({_first_line(e)})") from e
     lm = from_parts(net, tokenizer, image_processor, path)
     lm.compute = compute
+    lm.drafter = read_drafter(path, config)
     if image_processor is not None:
         lm.aside = read_aside(path)
     return lm
@@ -234,28 +237,18 @@ def from_parts(net, tokenizer, image_processor, path):
 
 def save(lm, folder, weights=None):
     """A plain Hugging Face folder: safetensors, config, tokenizer with its template, image
-    processor.
+    processor, and what was carried along (runtime/carried.py).
 
     weights: {name: full tensor} where the net itself holds only shards of them.
     """
+    if lm.drafter:
+        weights = {**(weights or lm.net.state_dict()), **lm.drafter}
     lm.net.save_pretrained(folder, state_dict=weights)
     lm.tokenizer.save_pretrained(folder)
     if lm.image_processor is not None:
         lm.image_processor.save_pretrained(folder)
     for name, content in lm.aside.items():
         (Path(folder) / name).write_bytes(content)
-
-
-def read_aside(path):
-    """{name: content} of the files of classes that are not loaded here (the video processor), so
-    that servers find them in what is saved. Read at once: the folder may be a checkpoint that is
-    gone by then.
-    """
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")}
-    quiet["_raise_exceptions_for_connection_errors"] = False
-    names = ("video_preprocessor_config.json", "processor_config.json")
-    found = {name: cached_file(path, name, **quiet) for name in names}
-    return {name: Path(file).read_bytes() for name, file in found.items() if file}
 
 
 # ---- forward -------------------------------------------------------------------------------------

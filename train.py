@@ -79,7 +79,7 @@ def train(cfg, job, stop):
         samples = [s for g in groups for s in g.samples]
         rewards, group_ids = [s.reward for s in samples], [s.group_id for s in samples]
         adv = advantages(rewards, group_ids, cfg.norm).tolist()
-        engine.sleep()
+        engine.sleep(until_sync=True)
         job.checkpoints.weights_move()
         metrics = job.method.update(job.policy, job.optimizer, groups, adv, cfg, world, rng, clock)
         sync_weights(job.policy, engine)

@@ -133,8 +133,10 @@ class Engine:
         """Whether it samples with this very net, so that there is nothing to sync."""
         return False
 
-    def sleep(self):
-        """Give accelerator memory back. Nothing may be under way."""
+    def sleep(self, until_sync=False):
+        """Give accelerator memory back. Nothing may be under way. until_sync: the next thing is
+        sync_weights(), so that the weights need not be kept.
+        """
 
     def wake(self):
         """Take it again; submit() and step() do it by themselves."""

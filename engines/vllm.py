@@ -15,6 +15,9 @@ Why each setting is what it is:
 * On several ranks vLLM must not build one engine over all of them: OnThisDevice gives each process
   an engine on its own GPU. The first engine is made by all ranks together (vLLM opens process
   groups then); after that each rank is on its own.
+* At most 512 sequences side by side: larger batches run outside of vLLM's CUDA graphs.
+* Drafts (mtp) are checked by vLLM's rejection sampling, so samples and log-probs stay the policy's.
+  The drafting head keeps the checkpoint's weights; its embedding and output head are the policy's.
 * An engine lives as long as its process: vLLM's own end would close torch.distributed for the
   trainer as well.
 
@@ -62,19 +65,22 @@ class VLLMEngine(Engine):
 
     memory: share of the GPU for weights, activations and KV cache together; max_len: longest prompt
     + response, 0 for the model's own; seed: of the engine, other on each rank (prompts bring their
-    own seeds); options: more arguments of vllm.LLM.
+    own seeds); mtp: tokens that the checkpoint's own drafting head proposes at a time; options:
+    more arguments of vllm.LLM.
     """
 
-    def __init__(self, path, lm, dtype="bfloat16", memory=0.4, max_len=0, seed=0, **options):
+    def __init__(self, path, lm, dtype="bfloat16", memory=0.4, max_len=0, seed=0, mtp=0, **options):
         super().__init__(lm, str(path))
         self.max_len = min(max_len or lm.window, lm.window)
         self.can_sleep, self.asleep = current_platform.is_cuda(), False
+        self.bare = False  # asleep without weights
         self.queued = {}  # request id -> (key, expanded Prompt, n)
         self.count = 0  # requests so far: their ids
         settings = {
             "dtype": dtype,
             "seed": seed % 2**32,
             "max_model_len": self.max_len,
+            "max_num_seqs": 512,
             "enable_prefix_caching": False,
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
@@ -91,6 +97,9 @@ class VLLMEngine(Engine):
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(8192, self.max_len),
             }
+        if mtp:
+            settings["speculative_config"] = {"method": "mtp", "num_speculative_tokens": mtp}
+            settings["sleep_preserve_parameter_names"] = ["draft.*"]
         if lm.image_processor is not None:  # frames come resized, see _video
             settings["mm_processor_kwargs"] = {"videos_kwargs": {"do_resize": False}}
         with _own_randomness():
@@ -138,6 +147,7 @@ class VLLMEngine(Engine):
             stop_token_ids=list(self.lm.eos_ids),
             ignore_eos=False,
             logprobs=0,
+            flat_logprobs=True,  # lists of numbers, not a dictionary and an object a token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -175,7 +185,7 @@ class VLLMEngine(Engine):
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
-            self.asleep = False
+            self.asleep = self.bare = False
         if current_platform.is_cpu():
             self.llm.apply_model(_pack_heads)
         self.llm.reset_mm_cache()
@@ -183,15 +193,19 @@ class VLLMEngine(Engine):
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache: some request is still running")
 
-    def sleep(self):
-        """Engine.sleep; the weights wait in the CPU's memory."""
+    def sleep(self, until_sync=False):
+        """Engine.sleep; the weights wait in the CPU's memory, or with until_sync nowhere (a
+        drafting head's always wait: no sync brings them).
+        """
         assert not self.busy, "an engine goes to sleep with nothing under way"
         if self.can_sleep and not self.asleep:
-            self.llm.sleep(level=1)
-            self.asleep = True
+            self.llm.sleep(level=2 if until_sync else 1)
+            self.asleep, self.bare = True, until_sync
 
     def wake(self):
-        """Engine.wake"""
+        """Engine.wake; raises RuntimeError after sleep(until_sync=True) without a sync."""
+        if self.bare:
+            raise RuntimeError(f"{self.name}: vLLM sleeps without weights; sync_weights() first")
         if self.asleep:
             self.llm.wake_up()
             self.asleep = False
@@ -227,7 +241,8 @@ class VLLMEngine(Engine):
         for r in sorted(out.outputs, key=lambda r: r.index):
             assert r.finish_reason in ("stop", "length"), r.finish_reason
             ids = tuple(r.token_ids)
-            logps = tuple(at[i].logprob for at, i in zip(r.logprobs, ids, strict=True))
+            assert r.logprobs.token_ids == list(ids), "log-probs of other tokens"
+            logps = tuple(r.logprobs.logprobs)
             text = self.lm.tokenizer.decode(ids, skip_special_tokens=True)
             samples.append(Sample(prompt, ids, logps, text, r.finish_reason == "length"))
             self.tokens += len(ids)

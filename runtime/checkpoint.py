@@ -160,7 +160,7 @@ def write_model(lm, folder, world=ALONE):
     for part in (config, config.get("text_config", {}), config.get("vision_config", {})):
         if "dtype" in part:
             part["dtype"] = str(lm.compute).removeprefix("torch.")
-        if "mtp_num_hidden_layers" in part:  # the drafting head is not among the weights
+        if "mtp_num_hidden_layers" in part and not lm.drafter:  # named, and not in the weights
             part["mtp_num_hidden_layers"] = 0
     write_atomic(Path(folder) / "config.json", json.dumps(config, indent=1))
 

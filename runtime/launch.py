@@ -36,6 +36,7 @@ from policy import shard_policy
 from records import Method
 from rollout import sync_weights
 from runtime import checkpoint, console, plan
+from runtime.carried import require_drafter
 from runtime.checkpoint import Checkpoints, RunState
 from runtime.errors import errors_in_one_line, in_one_line
 from runtime.files import write_atomic
@@ -93,7 +94,8 @@ def open_job(cfg, who):
         torch.manual_seed(cfg.seed)
         # vLLM's first engine is made by all student ranks together
         engine = student_engine(cfg, world, student)
-        engine.sleep()  # makes room for a teacher on this device
+        # makes room for a teacher on this device; a run that goes on syncs next (resume)
+        engine.sleep(until_sync=bool(cfg.resume_from))
         source = None
         if needs_teacher(cfg):
             opened = lambda: open_teacher_engine(cfg, who, world, distiller, out, resources)
@@ -205,6 +207,7 @@ def load_student(cfg, world):
     attend = model.attention(world.device)
     student = model.load(student_folder(cfg), cfg.dtype, world.device, attend=attend)
     student.max_pixels = cfg.max_pixels
+    require_drafter(student, cfg.mtp)
     if world.device.startswith("cuda"):
         check_kernels(student)
     return student
@@ -243,7 +246,7 @@ def student_engine(cfg, world, student):
         seed = cfg.seed + world.rank
         path = student_folder(cfg)
         longest = context(cfg, student.window)
-        sizes = {"max_len": longest, "max_num_seqs": cfg.max_num_seqs}
+        sizes = {"max_len": longest, "max_num_seqs": cfg.max_num_seqs, "mtp": cfg.mtp}
         return open_engine("vllm", student, path=path, memory=cfg.vllm_memory, seed=seed, **sizes)
     if world.size > 1 or world.device.startswith("cuda"):
         masters, path = cfg.dtype == "float32", student_folder(cfg)

@@ -22,7 +22,9 @@ With the plain torch form (a CPU) the last term is 28.5 in float32, 45 in bfloat
 vLLM takes its share of the GPU at once: weights, 3.3 GB + 12 max_num_seqs V to work with (fitted to
 one published log of the 27B on an H100: 856 blocks at 0.95; here 847), the rest is cache. A block
 of a hybrid model is the recurrent state of a quarter of the layers (27B: 51.4 MB), or as many bytes
-of keys and values; a sequence has three for its states, and the others for its tokens.
+of keys and values; a sequence has three for its states, and the others for its tokens. --mtp N
+adds the head's weights and its layer's keys and values, and a sequence has 1 + N times the states
+and the rows of logits (read in vLLM's source, MambaSpec.num_speculative_blocks; no start met it).
 
 Before FSDP shards it, each rank has all of the float32 weights beside its vLLM ("start").
 
@@ -39,7 +41,7 @@ from itertools import product
 from config import DISTILL, WORDING, context, flag_of, needs_teacher
 from distributed import roles
 from loss import head_chunk
-from runtime.shapes import named_shape, shape_of, teacher_shape
+from runtime.shapes import drafting, named_shape, shape_of, teacher_shape
 
 IMAGE_SHARE = 0.6  # of a micro-batch's tokens, at most (estimate)
 VISION_WIDTH = 18  # what a block of the vision tower saves, in its widths (counted)
@@ -112,7 +114,7 @@ class Serving:
 
 def serving(shape, share, seqs, longest):
     """The Serving of a model in `share` bytes with at most seqs sequences side by side."""
-    working = WORKING + LOGITS * seqs * shape.vocab
+    working = WORKING + LOGITS * seqs * (1 + shape.drafts) * shape.vocab
     cache = max(0.0, share - shape.served - working)
     blocks = int(cache // shape.block_bytes)
     each = shape.state_blocks + math.ceil(longest / shape.block_tokens)
@@ -182,7 +184,8 @@ def make_plan(cfg, who, shape, teacher, gpu):
     student = None
     if sampler(cfg) == "vllm":
         longest = context(cfg, shape.window)
-        student = serving(shape, cfg.vllm_memory * gpu, cfg.max_num_seqs, longest)
+        drawn = drafting(shape, cfg.mtp)
+        student = serving(drawn, cfg.vllm_memory * gpu, cfg.max_num_seqs, longest)
         sampling["vLLM"] = student.share
     else:
         sampling["sampler"] = 2 * shape.params + 4e9  # a copy, and its cache (estimate)

@@ -4,7 +4,7 @@ id's config.json.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from config import DISTILL, HERE, needs_teacher
+from runtime.carried import drafting_layers
 
 # depth, width, MLP width of the vision towers; 0.8b gives the published 853 M parameters with it
 VISION = {"0.8b": (12, 768, 3072), "2b": (24, 1024, 4096), "4b": (24, 1024, 4096)}
@@ -41,6 +42,9 @@ class Shape:
     linear: int  # linear-attention layers
     state: int  # bytes a sequence and linear-attention layer
     vision: tuple  # depth, width
+    conv: int  # bytes a further token of the convolution's window, a linear-attention layer
+    drafter: int  # parameters of the drafting head, 0: it has none
+    drafts: int = 0  # tokens that it drafts at a time
 
     def width(self, last):
         """Hidden widths that autograd saves in a block; last: the factor of the value heads."""
@@ -59,8 +63,8 @@ class Shape:
 
     @property
     def state_blocks(self):
-        """Cache blocks of a sequence's recurrent states."""
-        return math.ceil(self.linear / self.full)
+        """Cache blocks of a sequence's recurrent states, one more for each draft."""
+        return math.ceil(self.linear / self.full) * (1 + self.drafts)
 
 
 def preset(name):
@@ -70,6 +74,7 @@ def preset(name):
     names = ("depth", "hidden_size", "intermediate_size", "out_hidden_size")
     vision = dict(zip(names, (*VISION[name], text["hidden_size"])))
     tied = text["tie_word_embeddings"]
+    text["mtp_num_hidden_layers"] = 1  # as published
     return Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
 
@@ -99,12 +104,12 @@ def shape_of(config, served=None):
     t = config.get_text_config()
     heads = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
     linear = sum(kind == "linear_attention" for kind in getattr(t, "layer_types", None) or ())
-    state, values = 0, t.num_attention_heads * heads
+    state, conv, values = 0, 0, t.num_attention_heads * heads
     if linear:
         values = t.linear_num_value_heads * t.linear_value_head_dim
         keys = t.linear_num_key_heads * t.linear_key_head_dim
-        window = (t.linear_conv_kernel_dim - 1) * (2 * keys + values)
-        state = 4 * values * t.linear_key_head_dim + 2 * window
+        conv = 2 * (2 * keys + values)
+        state = 4 * values * t.linear_key_head_dim + (t.linear_conv_kernel_dim - 1) * conv
     vision = getattr(config, "vision_config", None)
     return Shape(
         params,
@@ -121,7 +126,30 @@ def shape_of(config, served=None):
         linear,
         state,
         (vision.depth, vision.hidden_size) if hasattr(vision, "depth") else (0, 0),
+        conv,
+        drafter_params(config, layers),
     )
+
+
+def drafter_params(config, layers):
+    """Parameters of the drafting head: attention blocks like the model's, a projection of hidden
+    state and embedding together, three norms (vllm/model_executor/models/qwen3_5_mtp.py).
+    """
+    n, d = drafting_layers(config), config.get_text_config().hidden_size
+    blocks = [b for b in layers if hasattr(b, "self_attn")]
+    return n and n * sum(p.numel() for p in blocks[0].parameters()) + 2 * d * d + 3 * d
+
+
+def drafting(shape, n):
+    """The Shape as vLLM serves it with n drafts at a time: the head's weights, its layer's keys and
+    values, and for each draft recurrent states to go back to. Raises ValueError without a head.
+    """
+    if n and not shape.drafter:
+        raise ValueError(f"--mtp {n}: the student's config names no drafting head; leave --mtp out")
+    if not n:
+        return shape
+    layers = {"full": shape.full + 1, "state": shape.state + n * shape.conv, "drafts": n}
+    return replace(shape, served=shape.served + 2 * shape.drafter, **layers)
 
 
 def teacher_shape(cfg):

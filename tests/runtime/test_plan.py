@@ -249,7 +249,7 @@ def test_the_students_engine(lm, monkeypatch):
     cfg = flags(["--engine", "vllm", "--max-num-seqs", "64", "--max-context", "512", "--seed", "3"])
     launch.student_engine(cfg, World(), lm)
     assert seen.pop("path") == cfg.student_path
-    assert seen == {"memory": 0.45, "seed": 3, "max_len": 512, "max_num_seqs": 64}
+    assert seen == {"memory": 0.45, "seed": 3, "max_len": 512, "max_num_seqs": 64, "mtp": 0}
 
 
 def test_a_teacher_beside_the_student(monkeypatch, tmp_path):
