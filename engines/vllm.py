@@ -45,6 +45,7 @@ from vllm import LLM, SamplingParams  # noqa: E402
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.sampling_params import RequestOutputKind  # noqa: E402
+from vllm.triton_utils import HAS_TRITON  # noqa: E402
 from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: E402
 
 from engines.base import Engine  # noqa: E402
@@ -56,6 +57,8 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter
     lambda record: "ParallelLMHead: Failed to load weights" not in record.getMessage()
 )
 
+# expand_kernel's CPU form writes into a copy, and what divides the logits was never written
+NO_DRAFTS = "vLLM checks drafts on GPUs only; on a CPU its log-probs come out as NaN"
 CPU_CACHE = 1 << 28  # bytes of KV cache on a CPU, where `memory` would count the machine's memory
 
 
@@ -98,6 +101,8 @@ class VLLMEngine(Engine):
                 "max_num_batched_tokens": max(8192, self.max_len),
             }
         if mtp:
+            if not HAS_TRITON:
+                raise ValueError(f"--mtp {mtp}: {NO_DRAFTS}")
             settings["speculative_config"] = {"method": "mtp", "num_speculative_tokens": mtp}
             settings["sleep_preserve_parameter_names"] = ["draft.*"]
         if lm.image_processor is not None:  # frames come resized, see _video

@@ -348,6 +348,42 @@ def test_longer_than_the_context(student, engine, prompts):
     assert engine.window == student.window and engine.name == student.path
 
 
+def test_a_sync_brings_back_all_that_a_sleep_drops(student, engine, prompts):
+    """Before an update the weights are not kept (level 2); else they are (1). A CPU keeps them, so
+    they are wiped here: every parameter must come from the sync.
+    """
+    before, levels, sleep = engine.sample(prompts, 2, 8, seed=0), [], engine.llm.sleep
+    engine.llm.sleep = lambda level: levels.append(level) or sleep(level)
+    engine.can_sleep = True
+    engine.sleep()
+    assert engine.sample(prompts, 2, 8, seed=0) == before and not engine.asleep
+    engine.sleep(until_sync=True)
+    for wake in (engine.wake, lambda: engine.submit(0, prompts[0], 1, 2, 0)):
+        with pytest.raises(RuntimeError, match="without weights.*sync_weights"):
+            wake()
+
+    def wipe(net):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.fill_(torch.nan)
+
+    engine.llm.apply_model(wipe)
+    engine.sync_weights(student.net.named_parameters())
+    del engine.llm.sleep
+    engine.can_sleep = False
+    assert levels == [1, 2] and not engine.asleep
+    assert engine.sample(prompts, 2, 8, seed=0) == before
+
+
+def test_drafts_need_the_kernels_of_a_gpu(student):
+    """drafts.py has the tests of drafts, with such kernels (test_vllm_kernels.py)."""
+    from vllm.triton_utils import HAS_TRITON
+
+    if not HAS_TRITON:
+        with pytest.raises(ValueError, match="--mtp 1: vLLM checks drafts on GPUs only"):
+            open_engine("vllm", student, mtp=1)
+
+
 def test_sleep_on_a_cpu_is_nothing(engine, prompts):
     engine.sleep()
     assert not engine.asleep and len(engine.sample(prompts[:1], 1, 2, seed=0)[0]) == 1

@@ -1,0 +1,29 @@
+"""What a GPU runs in vLLM, on a CPU by Triton's interpreter: the V2 model runner passes all tests
+that the V1 runner passes natively, and drafts are the policy's.
+
+    .ci/vllm-cpu VENV && VENV/bin/python -m pytest tests/engines/test_vllm_kernels.py -n 0 -m vllm
+
+In processes of their own, because vLLM decides at its import which kernels there are.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+WHY = "vLLM is not installed here; .ci/vllm-cpu VENV makes an environment that has it, for a CPU"
+pytestmark = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None, reason=WHY)]
+
+
+@pytest.mark.parametrize("tests", ["test_vllm.py", "drafts.py"])
+def test_with_the_kernels_of_a_gpu(tests):
+    words = "-p interpreted_triton -n 0 -q -m vllm --tb=short --show-capture=no -k".split()
+    command = [sys.executable, "-m", "pytest", *words, "not every_rank", HERE / tests]
+    env = os.environ | {"PYTHONPATH": str(HERE), "VLLM_LOGGING_LEVEL": "ERROR"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-4000:]
+    assert " skipped" not in done.stdout
