@@ -9,6 +9,7 @@ bounds are some times what was measured.
 """
 
 import io
+import logging
 import os
 import random
 import subprocess
@@ -190,6 +191,16 @@ def test_what_vllm_would_expand_otherwise_is_refused(engine, prompts, monkeypatc
         engine.sample(prompts[6:7], 1, 2, seed=0)
 
 
+def test_what_vllm_was_given(engine):
+    """More than 512 sequences would leave its CUDA graphs; other log-probs, or a prefix cache,
+    would not be of what is trained.
+    """
+    config = engine.engine.vllm_config
+    assert config.scheduler_config.max_num_seqs == 512
+    assert config.model_config.logprobs_mode == "processed_logprobs"
+    assert not config.cache_config.enable_prefix_caching and config.speculative_config is None
+
+
 # ---- weights -------------------------------------------------------------------------------------
 
 
@@ -220,6 +231,23 @@ def test_a_tied_head_stays_tied(student, engine):
         return lm.lm_head.weight.data_ptr() == lm.model.embed_tokens.weight.data_ptr()
 
     assert student.net.config.tie_word_embeddings and engine.llm.apply_model(tied) == [True]
+
+
+def test_a_sync_of_a_tied_head_warns_of_nothing(student, engine):
+    """vLLM says at each that the head brings no weights of its own; with the filter off it does."""
+    log, said = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise"), []
+    handler, [quiet] = logging.Handler(), log.filters
+    handler.emit = lambda record: said.append(record.getMessage())
+    log.addHandler(handler)
+    try:
+        engine.sync_weights(student.net.named_parameters())
+        assert said == []
+        log.removeFilter(quiet)
+        engine.sync_weights(student.net.named_parameters())
+        assert any("ParallelLMHead: Failed to load weights" in text for text in said)
+    finally:
+        log.removeHandler(handler)
+        log.addFilter(quiet)
 
 
 def test_the_vision_tower_alone(student, engine, prompts):
