@@ -59,32 +59,33 @@ def agree(student, groups, temperature=1.0):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_the_policys(student, engine, prompts, temperature):
     assert isinstance(worker(engine).model_runner, GPUModelRunner)  # V2
-    assert agree(student, engine.sample(prompts, 4, 24, 3, temperature), temperature)
+    assert agree(student, engine.sample(prompts, 2, 16, 3, temperature), temperature)
 
 
 def test_drafts_are_accepted(engine, prompts):
-    """Fewer steps than tokens, and the same samples again for the same seed."""
+    """Greedy, a random model repeats itself, which its head foresees: fewer steps than tokens. And
+    a seed gives the same samples again.
+    """
     steps, step = [], engine.engine.step
     engine.engine.step = lambda: steps.append(0) or step()
-    first = engine.sample(prompts[:1], 1, 40, seed=1)
+    drawn = [engine.sample([p], 1, 24, seed=1, temperature=0)[0][0] for p in prompts[:3]]
     del engine.engine.step
-    tokens = len(first[0][0].response_ids)
+    tokens = sum(len(s.response_ids) for s in drawn)
     print(f"{tokens} tokens in {len(steps)} steps")
-    assert engine.sample(prompts[:1], 1, 40, seed=1) == first
-    many = engine.sample(prompts, 8, 24, seed=2)
-    assert len({s.response_ids for g in many for s in g}) > 40
+    assert len(steps) < tokens
+    assert engine.sample(prompts[:2], 2, 8, seed=1) == engine.sample(prompts[:2], 2, 8, seed=1)
 
 
 def test_the_samples_are_the_policys(student, engine, prompts):
     """Over the trainer's own distributions at each prefix, log p(x) + entropy has mean 0 and a
     known variance. Drafts taken without rejection would be too probable.
     """
-    samples = [s for g in engine.sample(prompts, 32, 24, seed=5) for s in g]
+    samples = [s for g in engine.sample(prompts, 8, 16, seed=5) for s in g]
     excess = variance = 0.0
-    for k in range(0, len(samples), 32):
+    for k in range(0, len(samples), 48):
         with torch.no_grad(), student.autocast():
             hidden, ids = model.response_hidden(
-                student, model.collate(student, samples[k : k + 32])
+                student, model.collate(student, samples[k : k + 48])
             )
             logp = mask_logits(hidden @ student.head.T, student.banned).float().log_softmax(-1)
         p, finite = logp.exp(), logp.masked_fill(logp.isinf(), 0)
