@@ -52,9 +52,11 @@ from engines.base import Engine  # noqa: E402
 from processor import opened  # noqa: E402
 from records import Sample  # noqa: E402
 
-# said at every sync of a model whose head is its embedding, which brings no weights of its own
+# said at every sync of what no checkpoint brings: a head that is the embedding, and constants
+UNLOADED = ("ParallelLMHead", "FusedMMInputNorm", "RotaryEmbedding", "MRotaryEmbedding")
+UNLOADED = {f"{name}: Failed to load weights" for name in UNLOADED}
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
-    lambda record: "ParallelLMHead: Failed to load weights" not in record.getMessage()
+    lambda record: record.getMessage() not in UNLOADED
 )
 
 # expand_kernel's CPU form writes into a copy, and what divides the logits was never written
