@@ -383,7 +383,8 @@ def test_longer_than_the_context(student, engine, prompts):
 
 def test_a_sync_brings_back_all_that_a_sleep_drops(student, engine, prompts):
     """Before an update the weights are not kept (level 2); else they are (1). A CPU keeps them, so
-    they are wiped here: every parameter must come from the sync.
+    they are wiped here: every parameter must come from the sync (the matrices that a CPU has in
+    another form are not wiped; that those are new is shown above).
     """
     before, levels, sleep = engine.sample(prompts, 2, 8, seed=0), [], engine.llm.sleep
     engine.llm.sleep = lambda level: levels.append(level) or sleep(level)
