@@ -32,8 +32,6 @@ from contextlib import contextmanager
 
 # the engine in this process: weights are handed over, not sent
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-# the runner that the tests have shown to sample what we train
-os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 # leaves the cores of this process as they are
@@ -102,6 +100,8 @@ class VLLMEngine(Engine):
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(8192, self.max_len),
             }
+        # the runner that the tests have shown to sample what we train
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "1" if mtp else "0")
         if mtp:
             if not HAS_TRITON:
                 raise ValueError(f"--mtp {mtp}: {NO_DRAFTS}")
