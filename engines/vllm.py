@@ -32,8 +32,6 @@ from contextlib import contextmanager
 
 # the engine in this process: weights are handed over, not sent
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-# the runner that the tests have shown to sample what we train
-os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 # leaves the cores of this process as they are
@@ -52,9 +50,11 @@ from engines.base import Engine  # noqa: E402
 from processor import opened  # noqa: E402
 from records import Sample  # noqa: E402
 
-# said at every sync of a model whose head is its embedding, which brings no weights of its own
+# said at every sync of what no checkpoint brings: a head that is the embedding, and constants
+UNLOADED = ("ParallelLMHead", "FusedMMInputNorm", "RotaryEmbedding", "MRotaryEmbedding")
+UNLOADED = {f"{name}: Failed to load weights" for name in UNLOADED}
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
-    lambda record: "ParallelLMHead: Failed to load weights" not in record.getMessage()
+    lambda record: record.getMessage() not in UNLOADED
 )
 
 # expand_kernel's CPU form writes into a copy, and what divides the logits was never written
@@ -100,6 +100,8 @@ class VLLMEngine(Engine):
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(8192, self.max_len),
             }
+        # the runner that the tests have shown to sample what we train
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "1" if mtp else "0")
         if mtp:
             if not HAS_TRITON:
                 raise ValueError(f"--mtp {mtp}: {NO_DRAFTS}")

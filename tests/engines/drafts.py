@@ -80,7 +80,7 @@ def test_the_samples_are_the_policys(student, engine, prompts):
     """Over the trainer's own distributions at each prefix, log p(x) + entropy has mean 0 and a
     known variance. Drafts taken without rejection would be too probable.
     """
-    samples = [s for g in engine.sample(prompts, 8, 16, seed=5) for s in g]
+    samples = [s for g in engine.sample(prompts, 4, 16, seed=5) for s in g]
     excess = variance = 0.0
     for k in range(0, len(samples), 48):
         with torch.no_grad(), student.autocast():
@@ -88,7 +88,8 @@ def test_the_samples_are_the_policys(student, engine, prompts):
                 student, model.collate(student, samples[k : k + 48])
             )
             logp = mask_logits(hidden @ student.head.T, student.banned).float().log_softmax(-1)
-        p, finite = logp.exp(), logp.masked_fill(logp.isinf(), 0)
+        p = logp.exp()
+        finite = torch.where(p > 0, logp, 0)
         mean = (p * finite).sum(-1)
         excess += float((finite.gather(-1, ids[:, None])[:, 0] - mean).sum())
         variance += float(((p * finite**2).sum(-1) - mean**2).sum())
@@ -101,8 +102,10 @@ def test_a_sync_moves_the_policy_and_not_the_head(student, engine, prompts):
     over a sleep in which the policy's weights are not kept.
     """
     target, draft = worker(engine).model_runner.get_model(), worker(engine).get_draft_model()
-    before = draft.model.fc.weight.clone()
-    assert torch.equal(before, student.drafter["mtp.fc.weight"].bfloat16())
+    weight = student.drafter["mtp.fc.weight"].bfloat16()
+    probe = torch.randn(3, weight.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
+    before = draft.model.fc(probe)  # a CPU keeps the matrix in another form
+    assert torch.allclose(before, probe @ weight.T, atol=0.1)
     shared = {id(p) for p in target.parameters()} & {id(p) for p in draft.parameters()}
     assert id(target.language_model.model.embed_tokens.weight) in shared
     old = engine.sample(prompts, 2, 12, seed=0)
@@ -118,4 +121,4 @@ def test_a_sync_moves_the_policy_and_not_the_head(student, engine, prompts):
     engine.sync_weights(student.net.named_parameters())
     engine.can_sleep = False
     new = engine.sample(prompts, 2, 12, seed=0)
-    assert agree(student, new) and new != old and torch.equal(before, draft.model.fc.weight)
+    assert agree(student, new) and new != old and torch.equal(before, draft.model.fc(probe))
