@@ -129,9 +129,13 @@ class Config:
         "|advantage|", 1)
 
     # The machine.
+    freeze_vision: bool = knob(False, "train the language model only: the vision tower, its merger "
+        "included, stays as it is")
     device: str = knob("", "where the student lives; default: cuda, and cpu for the tiny world")
     dtype: str = knob("", "of compute, weights stay float32; default: bfloat16 on a GPU, else "
         "float32", choices=("", "float32", "bfloat16"))
+    optim_dtype: str = knob("float32", "of AdamW's moments (the paper: bfloat16), rounded "
+        "stochastically there; weights stay float32", choices=("float32", "bfloat16"))
     engine: str = knob("", "what samples; default: vllm on a GPU, else hf",
         choices=("", "vllm", "hf"))
     threads: int = knob(0, "CPU threads, 0: PyTorch's choice; two spin on each other when anything "

@@ -189,6 +189,28 @@ class NoNet:
         return ()
 
 
+def vision_tower(lm):
+    """The vision tower of an LM, its merger included; None for a text-only model."""
+    tower = lm.net.get_encoder(modality="image") if lm.image_processor else None
+    return None if tower is lm.net else tower
+
+
+def freeze_vision(lm):
+    """Keep the vision tower as it is: no gradient, no optimizer state. Raises ValueError where
+    there is none.
+    """
+    tower = vision_tower(lm)
+    if tower is None:
+        raise ValueError(f"--freeze-vision: {lm.path} has no vision tower")
+    tower.requires_grad_(False)
+
+
+def trains_vision(lm):
+    """Whether there is a vision tower, with gradients."""
+    tower = vision_tower(lm)
+    return tower is not None and any(p.requires_grad for p in tower.parameters())
+
+
 def count_params(path):
     """Number of parameters of a model folder or hub id, from its config alone."""
     config = load_parts(str(path))[0]

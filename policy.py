@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from distributed import init_process_group
 from loss import chunked_logp, policy_loss_sum, tis_weight
-from model import collate, response_hidden
+from model import collate, response_hidden, trains_vision
 
 
 class Policy(nn.Module):
@@ -35,7 +35,7 @@ class Policy(nn.Module):
     def __init__(self, lm, teacher=None, always_look=False):
         super().__init__()
         self.net, self.teacher = lm.net, teacher
-        self.always_look = always_look and lm.image_processor is not None
+        self.always_look = always_look and trains_vision(lm)
         object.__setattr__(self, "lm", lm)  # not a submodule: its net is one already
 
     def forward(self, samples, temperature=1.0, distill=False):
@@ -204,7 +204,7 @@ def optimizer_step(policy, optimizer, cfg, norms):
     if policy.lm.sharded:
         policy.reshard()  # a forward without a backward leaves the root's parameters whole
     # zeros, not None: a minibatch with nothing to learn is legal, and momentum goes on
-    for p in net.parameters():
+    for p in (p for p in net.parameters() if p.requires_grad):
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
     net.train(cfg.checkpointing)  # transformers recomputes activations in training mode only
     yield

@@ -21,17 +21,12 @@ from distributed import World
 from engines import open_engine
 from engines.base import default_kind
 from loss import advantages
+from optimizer import adamw
 from policy import shard_policy, update
 from records import Group, Sample
 from rollout import sync_weights
 
 # ---- ours ----------------------------------------------------------------------------------------
-
-
-def new_optimizer(net, cfg):
-    """AdamW as train.py makes it."""
-    settings = {"betas": (cfg.beta1, cfg.beta2), "eps": cfg.adam_eps, "lr": cfg.lr}
-    return torch.optim.AdamW(net.parameters(), weight_decay=cfg.weight_decay, **settings)
 
 
 class Trainer:
@@ -43,7 +38,7 @@ class Trainer:
         self.cfg, self.world = copy.copy(cfg), World(device=cfg.device)
         self.cfg.micro_tokens = micro_batch * longest
         self.policy = shard_policy(lm, self.world)  # first: it replaces what it shards
-        self.optimizer = new_optimizer(lm.net, cfg)
+        self.optimizer = adamw(lm.net, cfg)
         self.rng = random.Random(0)
 
     def update(self, groups, adv, meter):
@@ -137,7 +132,7 @@ class Plain:
 
     def __init__(self, config, cfg, work):
         self.lm, self.cfg, self.work = random_lm(config, cfg), cfg, work
-        self.net, self.optimizer = self.lm.net, new_optimizer(self.lm.net, cfg)
+        self.net, self.optimizer = self.lm.net, adamw(self.lm.net, cfg)
 
     def logp(self, ids, mask):
         """(rows, response) log-probs and entropies of the last `response` tokens."""

@@ -1,8 +1,8 @@
 """Checkpoints: everything that decides the next step, complete or not there at all.
 
 A checkpoint is a folder step-000010/ with
-* shards/     torch.distributed.checkpoint: float32 master weights and AdamW's state by parameter
-              name, each rank its part; it can be read by another number of ranks
+* shards/     torch.distributed.checkpoint: float32 master weights (frozen ones too) and AdamW's
+              state by parameter name, each rank its part; any number of ranks can read it
 * model/      a Hugging Face folder in the compute dtype, which transformers and `vllm serve` load
 * state.json  step, data position, rng, buffer, what the teacher has been asked, config
 
@@ -31,6 +31,7 @@ import model
 from buffer import Buffer
 from config import comparable
 from distributed import World, as_shared
+from optimizer import fresh_state, state_dtype
 from policy import full_state_dict
 from runtime.files import write_atomic
 
@@ -251,16 +252,12 @@ def _tensors(lm, optimizer):
     """
     out = {"torch_rng": torch.get_rng_state()}
     for name, p in lm.net.named_parameters():
+        out[f"weight.{name}"] = p.detach()
         if not p.requires_grad:
             continue
-        out[f"weight.{name}"] = p.detach()
         state = optimizer.state[p]
         if not state:  # before the first update: AdamW's own start
-            state |= {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
+            state |= fresh_state(p, state_dtype(optimizer))
         out |= {f"{key}.{name}": state[key] for key in ("step", "exp_avg", "exp_avg_sq")}
     return out
 

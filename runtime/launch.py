@@ -32,6 +32,7 @@ from engines.base import default_kind
 from engines.client import ClientEngine
 from engines.server import own_host, run_teacher_server, visible_gpus, vllm_server
 from eval import SPLITS, evaluate_on_all_ranks
+from optimizer import adamw
 from policy import shard_policy
 from records import Method
 from rollout import sync_weights
@@ -116,13 +117,6 @@ def open_job(cfg, who):
         return job
 
 
-def adamw(net, cfg):
-    """AdamW with the flags' numbers (Table 8)."""
-    betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
-    parameters = net.parameters()
-    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, weight_decay=decay)
-
-
 def resume(cfg, job):
     """Put the checkpoint cfg.resume_from in place; returns the last step's metrics record."""
     saved = checkpoint.load(cfg.resume_from, job.policy.lm, job.optimizer, job.world)
@@ -205,6 +199,8 @@ def load_student(cfg, world):
     attend = model.attention(world.device)
     student = model.load(student_folder(cfg), cfg.dtype, world.device, attend=attend)
     student.max_pixels = cfg.max_pixels
+    if cfg.freeze_vision:
+        model.freeze_vision(student)
     if world.device.startswith("cuda"):
         check_kernels(student)
     return student

@@ -5,10 +5,11 @@
 A student rank of n holds, for P parameters, T tokens a micro-batch, D the hidden width, V the
 vocabulary, c bytes a number of compute (bfloat16: 2), R parameters outside of the blocks:
 
-* states       (4 weights + 4 gradients + 8 AdamW) P / n, float32, always
+* states       (4 weights + 4 gradients + 8 AdamW) P / n, float32; 4 AdamW with --optim-dtype
+               bfloat16; weights only of a frozen vision tower (--freeze-vision)
 * gathered     c (R + 2 blocks): FSDP keeps the root, and has one block ahead
 * kept         c D T a block (checkpointing), and 4 c Dv I a block of the vision tower, I image
-               tokens: 0.6 T. Without checkpointing: for each block all that it saves
+               tokens: 0.6 T, unless it is frozen. Without checkpointing: all that a block saves
 * the largest of what comes one after the other in the backward pass:
   head         8 chunk V (logits and softmax), (4 + c) V D (its gradient, float32 over the chunks)
   a block      w c D T, 6 bytes a parameter to reduce, and the head's gradient c V D, which waits
@@ -60,9 +61,12 @@ def training(shape, cfg, ranks, teacher=None):
     width = shape.width(17 if on_gpu else {4: 28.5, 2: 45}[c]) * shape.hidden * tokens * c
     depth, vision_hidden = shape.vision
     tower = 4 * IMAGE_SHARE * tokens * vision_hidden * c
-    head = shape.vocab * shape.hidden
-    parts = {"weights": 4 * shape.params / ranks, "gradients": 4 * shape.params / ranks}
-    parts["AdamW"] = 8 * shape.params / ranks
+    head, frozen = shape.vocab * shape.hidden, shape.params - trained_params(shape, cfg)
+    trained = trained_params(shape, cfg) / ranks
+    if frozen:
+        tower = 0
+    parts = {"weights": 4 * shape.params / ranks, "gradients": 4 * trained}
+    parts["AdamW"] = state_bytes(cfg) * trained
     parts["gathered"] = c * (shape.root + 2 * shape.block) if on_gpu else 0
     parts["activations"] = shape.depth * shape.hidden * tokens * c
     parts["vision"] = depth * tower
@@ -71,16 +75,29 @@ def training(shape, cfg, ranks, teacher=None):
     if teacher:
         parts["teacher"] = 2 * teacher.params / ranks + 2 * (teacher.root + 2 * teacher.block)
         parts["teacher"] += 20 * tokens * teacher.hidden + 40 * 1024 * shape.vocab
-    parts["backward"] = max(
-        8 * head_chunk(shape.vocab) * shape.vocab + (4 + c) * head + 2 * shape.hidden * tokens * c,
-        width + c * head + (6 * shape.block if on_gpu else 0),
-        ((4 + c) * shape.root if on_gpu else 0) + tower * VISION_WIDTH,
-    )
+    logits = 8 * head_chunk(shape.vocab) * shape.vocab
+    backward = {
+        "logits and head": logits + (4 + c) * head + 2 * shape.hidden * tokens * c,
+        "a block": width + c * head + (6 * shape.block if on_gpu else 0),
+        "the rest": ((4 + c) * (shape.root - frozen) if on_gpu else 0) + tower * VISION_WIDTH,
+    }
+    largest = max(backward, key=backward.get)
+    parts[f"backward ({largest})"] = backward[largest]
     if on_gpu:
         asleep = sampler(cfg) == "vllm"
         parts["sleeping vLLM" if asleep else "sampler"] = SLEEPING if asleep else 2 * shape.params
         parts["CUDA"] = CUDA
     return parts
+
+
+def trained_params(shape, cfg):
+    """Parameters with a gradient and optimizer state."""
+    return shape.params - (shape.vision_params if cfg.freeze_vision else 0)
+
+
+def state_bytes(cfg):
+    """Bytes of AdamW's two moments a parameter."""
+    return 4 if cfg.optim_dtype == "bfloat16" else 8
 
 
 def sampler(cfg):
@@ -193,7 +210,9 @@ def make_plan(cfg, who, shape, teacher, gpu):
     # of all ranks of a node: before FSDP, and vLLM's weights asleep
     n = who.students // who.nodes
     host = {"loading": 4 * shape.params * n, "asleep": 2 * shape.params * n}
-    disk = {"checkpoint": 14 * shape.params, "final": 2 * shape.params}
+    final = (4 if cfg.dtype == "float32" else 2) * shape.params
+    shards = 4 * shape.params + state_bytes(cfg) * trained_params(shape, cfg)
+    disk = {"checkpoint": shards + final, "final": final}
     disk["downloads"] = shape.served + (teacher.served if teacher else 0)
     disk["all"] = (cfg.keep + 1) * disk["checkpoint"] + disk["final"] + disk["downloads"]
     start = {"weights": 4 * shape.params, "CUDA": CUDA, "vLLM": student.share if student else 0}

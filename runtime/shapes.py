@@ -41,6 +41,7 @@ class Shape:
     linear: int  # linear-attention layers
     state: int  # bytes a sequence and linear-attention layer
     vision: tuple  # depth, width
+    vision_params: int  # of the vision tower, merger included
 
     def width(self, last):
         """Hidden widths that autograd saves in a block; last: the factor of the value heads."""
@@ -94,8 +95,8 @@ def shape_of(config, served=None):
         net = auto.from_config(config)
     base = net.base_model
     layers = getattr(base, "language_model", base).layers
-    sizes = [sum(p.numel() for p in block.parameters()) for block in layers]
-    params = sum(p.numel() for p in net.parameters())
+    count = lambda module: sum(p.numel() for p in module.parameters())
+    sizes, params = [count(block) for block in layers], count(net)
     t = config.get_text_config()
     heads = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
     linear = sum(kind == "linear_attention" for kind in getattr(t, "layer_types", None) or ())
@@ -121,6 +122,7 @@ def shape_of(config, served=None):
         linear,
         state,
         (vision.depth, vision.hidden_size) if hasattr(vision, "depth") else (0, 0),
+        count(net.get_encoder(modality="image")) if vision else 0,
     )
 
 

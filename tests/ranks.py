@@ -15,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import model  # noqa: E402
 import tiny  # noqa: E402
 from baselines import FrozenTeacher, distill  # noqa: E402
 from config import flags  # noqa: E402
@@ -32,6 +33,8 @@ def main(source, target, *argv):
     cfg = flags([*fixed, *"--device cpu --timeout 60".split(), *argv])
     world = init_student_rank(cfg, roles(os.environ, 0))
     student, frozen = tiny.new_model(0), None
+    if cfg.freeze_vision:
+        model.freeze_vision(student)
     if method == "on-distill":
         frozen = FrozenTeacher(tiny.new_model(1))
     policy = shard_policy(student, world, frozen, cfg.checkpointing)
@@ -39,7 +42,7 @@ def main(source, target, *argv):
     grads, step = [], optimizer.step
 
     def record():
-        parameters = student.net.named_parameters()
+        parameters = [(n, p) for n, p in student.net.named_parameters() if p.requires_grad]
         grads.append({name: full_tensor(p.grad).clone() for name, p in parameters})
         step()
 

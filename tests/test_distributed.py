@@ -15,6 +15,7 @@ import pytest
 import ranks
 import torch
 
+import tiny
 from config import flags
 from distributed import Roles, World, as_shared, roles
 from engines.base import Stopped
@@ -207,6 +208,23 @@ def test_two_ranks_are_one(alone, given):
     """
     folder, one = alone
     assert_same_update(one, play(folder, given, 2, "--micro-tokens", 250))
+
+
+def test_two_ranks_with_half_the_states_and_a_frozen_tower(alone, given):
+    """One rank has pictures and the other has none; states are rounded by other random bits than a
+    single rank's, so weights are near each other and no more.
+    """
+    flags = "--optim-dtype bfloat16 --freeze-vision --lr 1e-4 --micro-tokens 250".split()
+    one, two = (play(alone[0], given, n, *flags) for n in (1, 2))
+    assert_same_update(one, two)
+    start = dict(tiny.new_model(0).net.named_parameters())
+    assert one["weights"].keys() == start.keys()
+    for name, p in start.items():
+        a, b = (out["weights"][name] for out in (one, two))
+        if ".visual." in name:
+            assert torch.equal(a, p) and torch.equal(b, p) and name not in one["grads"][0]
+        else:
+            assert not torch.equal(a, p) and float((a - b).abs().max()) < 1e-4
 
 
 @pytest.mark.slow

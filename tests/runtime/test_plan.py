@@ -95,6 +95,26 @@ def test_without_checkpointing_every_block_is_kept():
     assert more["activations"] / less["activations"] == pytest.approx(shape("2b").width(17))
 
 
+def test_half_the_states_and_a_frozen_tower():
+    """0.8b, whose tower has 100 M of 853 M parameters: bytes by hand, in memory and on the disk."""
+    argv = ["--plan", "1x80", "--student", "0.8b", "--method", "grpo"]
+    s, vision = shape("0.8b"), 100_000_000
+    assert s.vision_params == pytest.approx(vision, rel=0.02)
+    made = {}
+    for more in ("", "--optim-dtype bfloat16", "--freeze-vision"):
+        cfg = flags([*argv, *more.split()])
+        parts, disk = plan.training(s, cfg, 1), plan.make_plan(cfg, Roles(), s, None, H100).disk
+        made[more] = parts, disk["checkpoint"]
+    (full, disk), (half, half_disk), (frozen, frozen_disk) = made.values()
+    assert (full["AdamW"], half["AdamW"]) == (8 * s.params, 4 * s.params)
+    assert (disk, half_disk) == (14 * s.params, 10 * s.params)
+    assert all(full[k] == half[k] for k in full if k != "AdamW")
+    for part, each in (("weights", 0), ("gradients", 4), ("AdamW", 8)):
+        assert full[part] - frozen[part] == each * s.vision_params
+    assert disk - frozen_disk == 8 * s.vision_params
+    assert full["vision"] > 1e9 and frozen["vision"] == 0
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 
