@@ -7,6 +7,8 @@ code and TRL's GRPOTrainer.
     python -m bench --student 0.8b --device cpu --layers 4 --response 32 --n 2 --prompt 32 \\
         --what old_logp update head
 
+    python -m bench gpu                           # a GPU day's report: bench/gpu.py says what
+
 No download: a preset is a shape, assets/presets/NAME.json, filled with random weights. The model is
 text-only in all three, so that TRL reads the same prompts. Flags that are not known here go to
 train.py (--dtype, --device, --n, --engine, ...).

@@ -163,6 +163,11 @@ def measure_single(report):
 
 def main(argv=None):
     """Measure what was asked for and print it. Returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["gpu"]:
+        from bench import gpu
+
+        return gpu.main(argv[1:])
     begin = time.perf_counter()
     args, cfg = parse(argv)
     report = Report(args, cfg, text_config(args.student, args.layers))

@@ -22,7 +22,7 @@ from engines import open_engine
 from engines.base import default_kind
 from loss import advantages
 from optimizer import adamw
-from policy import shard_policy, update
+from policy import Policy, shard_policy, update
 from records import Group, Sample
 from rollout import sync_weights
 
@@ -31,13 +31,14 @@ from rollout import sync_weights
 
 class Trainer:
     """The trained model, its optimizer, and policy.update on one rank. longest: tokens of the
-    longest row, so that a micro-batch has micro_batch of them.
+    longest row, so that a micro-batch has micro_batch of them. bare: never under FSDP.
     """
 
-    def __init__(self, lm, cfg, micro_batch, longest):
+    def __init__(self, lm, cfg, micro_batch, longest, bare=False):
         self.cfg, self.world = copy.copy(cfg), World(device=cfg.device)
         self.cfg.micro_tokens = micro_batch * longest
-        self.policy = shard_policy(lm, self.world)  # first: it replaces what it shards
+        # first: it replaces what it shards
+        self.policy = Policy(lm) if bare else shard_policy(lm, self.world)
         self.optimizer = adamw(lm.net, cfg)
         self.rng = random.Random(0)
 

@@ -134,7 +134,8 @@ def disagreement(layer, device, reference_device, tokens, dtype):
     The layer takes (1, tokens, D) hidden states, D its in_proj's width; it runs in `dtype` on
     `device` and float32 on the other.
     """
-    width = next(m for m in layer.modules() if isinstance(m, torch.nn.Linear)).in_features
+    linears = ((n, m) for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear))
+    width = next(m for n, m in linears if "in_proj" in n).in_features
     x = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(0))
     found = []
     for where, kind in ((device, dtype), (reference_device, torch.float32)):

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3_5TextConfig
 
+from bench import gpu
 from bench.__main__ import main, parse
 from bench.meter import flops
 from bench.work import meta_lm, random_lm, rewards, text_config
@@ -125,3 +126,63 @@ def test_update_alone_and_a_single_response(capsys):
     assert main([*SMALL, "--response", "8", *what]) == 0
     out = capsys.readouterr().out
     assert "update of one response of 32 tokens" in out and "rollout  " not in out
+
+
+# ---- python -m bench gpu -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", gpu.STUDENTS)
+def test_a_shrunk_shape_keeps_what_is_different_about_it(name):
+    full, small = text_config(name), gpu.shrunk(text_config(name))
+    same = "num_attention_heads num_key_value_heads linear_num_key_heads linear_num_value_heads"
+    for field in [*same.split(), "tie_word_embeddings", "linear_conv_kernel_dim"]:
+        assert getattr(small, field) == getattr(full, field)
+    ratio = full.intermediate_size / full.hidden_size
+    assert small.intermediate_size / small.hidden_size == pytest.approx(ratio)
+    assert small.layer_types == full.layer_types[:4]
+
+
+SMALLEST = ["--students", "0.8b", "--repeat", "1", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the second that a matrix product's rate takes."""
+    monkeypatch.setattr(gpu, "matmul_rate", lambda device, dtype: 1e11)
+
+
+def test_a_gpu_days_report(tmp_path, monkeypatch, capsys, quick):
+    """A part that fails is named, the others are measured; where no time is left, that is said."""
+    parts = {k: v for k, v in gpu.PARTS.items() if k in ("update", "head", "checkpoint")}
+
+    def broken(bench):
+        raise RuntimeError("no such kernel\nand a long trace")
+
+    monkeypatch.setattr(gpu, "PARTS", {"kernels": (("shape",), broken), **parts})
+    monkeypatch.setattr(gpu, "ON_CPU", gpu.ON_CPU | {"responses": (8,)})
+    assert main(["gpu", *SMALLEST, "--out", str(tmp_path)]) == 1
+    text, found = (tmp_path / "gpu.md").read_text(), json.loads((tmp_path / "gpu.json").read_text())
+    assert found["failed"] == ["kernels: no such kernel"] and "a long trace" not in text
+    assert "not measured: no such kernel" in text and "| shape | response | core-seconds |" in text
+    [row] = found["parts"]["update"]["rows"]
+    assert row["shape"] == "0.8b" and float(row["core-seconds"]) > 0 < float(row["planned GB"])
+    [row] = found["parts"]["checkpoint"]["rows"]
+    assert row["the same"] == "bit for bit"
+    assert float(row["GB"]) == pytest.approx(float(row["planned GB"]), rel=0.1)
+    capsys.readouterr()
+    assert main(["gpu", *SMALLEST, "--out", str(tmp_path), "--minutes", "0"]) == 0
+    assert capsys.readouterr().out.count("not measured: 0 minutes were over") == 4
+
+
+def test_a_checkpoint_that_is_not_what_was_saved_is_an_error(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(gpu, "PARTS", {"checkpoint": gpu.PARTS["checkpoint"]})
+    real = gpu.checkpoint.load
+
+    def spoiled(path, lm, optimizer, world):
+        real(path, lm, optimizer, world)
+        with torch.no_grad():
+            next(lm.net.parameters())[0, 0] += 1e-3
+
+    monkeypatch.setattr(gpu.checkpoint, "load", spoiled)
+    assert main(["gpu", *SMALLEST, "--out", str(tmp_path)]) == 1
+    assert "DIFFERENT" in (tmp_path / "gpu.md").read_text()

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Qwen3_5TextConfig
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 from runtime import kernels
 
@@ -76,6 +78,17 @@ def test_a_backward_pass_that_is_wrong_by_half_is_seen(layer, dtype):
 
 def test_a_wrong_output_is_seen(layer):
     assert kernels.disagreement(Louder(layer, torch.float64), CPU, CPU, 96, torch.float64) > 0.19
+
+
+def test_values_wider_than_the_hidden_states():
+    """As in all published shapes (0.8b: 16 heads of 128 for 1,024); the tiny model has as many."""
+    shape = {"hidden_size": 32, "linear_num_value_heads": 4, "linear_num_key_heads": 2}
+    heads = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    wide = Qwen3_5GatedDeltaNet(Qwen3_5TextConfig(**shape, **heads), 0)
+    assert wide.out_proj.in_features == 64
+    assert kernels.disagreement(wide, CPU, CPU, 96, torch.float64) < 1e-5
+    spoiled = Broken(wide, torch.float64)
+    assert kernels.disagreement(spoiled, CPU, CPU, 96, torch.float64) > 5 * kernels.TOLERANCE
 
 
 def test_the_layer_is_left_as_it_was(layer):
