@@ -54,7 +54,8 @@ def our_engine(lm, config, cfg, longest):
     if kind == "vllm" and (cfg.engine or find_spec("vllm")):
         folder = tempfile.mkdtemp(prefix="zppo-bench-")
         model.save(lm, folder)
-        settings = {"memory": cfg.vllm_memory, "max_len": longest, "dtype": cfg.dtype}
+        sizes = {"max_len": longest, "max_num_seqs": cfg.max_num_seqs}
+        settings = {"memory": cfg.vllm_memory, "dtype": cfg.dtype} | sizes
         return open_engine("vllm", lm, path=folder, **settings)
     if cfg.device.startswith("cuda"):  # the trainer's net is sharded there
         lm = random_lm(config, cfg)

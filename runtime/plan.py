@@ -311,15 +311,22 @@ def main(cfg):
         print(f"fits      {' '.join(f'{flag_of(n)} {getattr(cfg, n)}' for n in names)}")
         return 0
     print("\n".join(f"too much  {text}" for text in plan.problems))
-    change = advice(cfg, who, shape, teacher, gpu)
-    for more in () if change else (2, 4, 8, 16, 32, 64):
-        who = roles_of(more, cfg)
-        change = advice(cfg, who, shape, teacher, gpu)
-        if change or not make_plan(cfg, who, shape, teacher, gpu).problems:
-            change = f"--nproc_per_node: {more} GPUs in all {change}"
-            break
-    print(f"change    {change or '--student to a smaller one'}")
+    print(f"change    {what_to_change(cfg, n, shape, teacher, gpu)}")
     return 1
+
+
+def what_to_change(cfg, n, shape, teacher, gpu):
+    """What makes a run fit, as text: flags of memory alone, the paper's optimizer states, GPUs."""
+    half = copy(cfg)
+    half.optim_dtype = "bfloat16"
+    more = [(f"--nproc_per_node {k} ({k} GPUs in all)", cfg, k) for k in (2, 4, 8, 16, 32, 64)]
+    tried = [("", cfg, n), ("--optim-dtype bfloat16", half, n)]
+    for text, other, gpus in tried + [x for x in more if x[2] > n]:
+        who = roles_of(gpus, other)
+        change = advice(other, who, shape, teacher, gpu)
+        if change or not make_plan(other, who, shape, teacher, gpu).problems:
+            return f"{text} {change}".strip()
+    return "--student to a smaller one"
 
 
 def roles_of(n, cfg):

@@ -22,6 +22,7 @@ from distributed import Roles, World
 from runtime import console, kernels, launch, plan
 from runtime.shapes import VISION, named_shape, preset
 
+ROOT = Path(__file__).parent.parent.parent
 H100 = 85.0e9  # bytes that an H100 of 80 GB shows
 LISTENS = "http://127.0.0.1:1/v1"
 
@@ -152,6 +153,7 @@ def test_one_gpu_of_24_gb_trains_the_smallest_with_a_server(capsys):
         "--plan 8x80 --student 0.8b --teacher-memory 0.4",
         "--plan 8x80 --student 9b --max-num-seqs 2048",
         "--plan 8x80 --student 4b --micro-tokens 524288",
+        f"--plan 1x80 --student 4b --teacher-url {LISTENS}",  # by the paper's optimizer states
     ],
 )
 def test_what_does_not_fit_says_a_change_that_does(capsys, argv):
@@ -164,7 +166,34 @@ def test_what_does_not_fit_says_a_change_that_does(capsys, argv):
 
 def test_more_gpus_are_the_answer_where_no_flag_is(capsys):
     status, lines = planned(capsys, "--plan", "1x80", "--student", "9b")
-    assert status == 1 and "--nproc_per_node" in lines[-1]
+    assert status == 1 and "--nproc_per_node 4 (4 GPUs in all)" in lines[-1]
+    assert lines[-1] == lines[-1].rstrip()
+
+
+def written(file):
+    """[(argv, the numbers of its row)] of the hardware table in a file of ours."""
+    rows = [line.split("|")[1:-1] for line in (ROOT / file).read_text().splitlines()]
+    rows = [[cell.strip() for cell in row] for row in rows if len(row) in (5, 7)]
+    for student, gpus, more, *numbers in rows:
+        if student in VISION:
+            more = more[1:].split("`")[0].split() if more.startswith("`") else []
+            argv = ["--plan", gpus.replace(" ", ""), "--student", student, *more]
+            yield pytest.param(argv, numbers, id=" ".join([file, *argv]))
+
+
+@pytest.mark.parametrize("argv, numbers", [*written("README.md"), *written("docs/gpu.md")])
+def test_the_hardware_tables_are_what_the_plan_says(capsys, argv, numbers):
+    status, lines = planned(capsys, *argv)
+    assert status == 0
+    of = {line.split()[0]: line for line in lines if line[0] != " "}
+    need = [of[phase].split()[1] for phase in ("start", "sampling", "update")]
+    disk = f"{float(of['disk'].split()[1]):.0f}"
+    if len(numbers) == 2:
+        assert numbers == [max(need, key=float), disk]
+        return
+    blocks = of["sampler"].split(" cache blocks")[0].split()[-1]
+    seqs = next(line for line in lines if "sequences side by side" in line).split("side, ")[1]
+    assert numbers == [*need, f"{blocks}, {seqs.split()[0]}", disk]
 
 
 def test_a_folder_and_the_tiny_world_can_be_planned(capsys):
@@ -430,15 +459,14 @@ def test_a_measured_peak_on_the_cpu(name, layers, vocabulary, micro, argv):
     Measured: planned / measured 1.20, 0.94, 0.93, some minutes each on one busy core; 1.49 for the
     first on a machine short of memory, which gives pages back before the peak.
     """
-    root = Path(__file__).parent.parent.parent
-    shape = json.loads((root / f"assets/presets/{name}.json").read_text())
+    shape = json.loads((ROOT / f"assets/presets/{name}.json").read_text())
     del shape["about"]
     shape |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
     argv = [*argv, "--iterations", "2", "--n", "2", "--micro-tokens", str(micro), "--no-ncq"]
     argv += ["--no-bcq"]
     job = [shape, argv, micro // 512, 64, 448]
     command = [sys.executable, "-c", MEASURE, json.dumps(job)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     measured, planned, parts = json.loads(done.stdout.splitlines()[-1])
     print(f"{name}: measured {measured / 1e9:.2f} GB, planned {planned / 1e9:.2f}", parts)
