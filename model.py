@@ -8,12 +8,14 @@ way and simply have no image processor.
     lm = load("assets/student")
 """
 
+import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -128,6 +130,8 @@ def load_parts(path):
         return config, tokenizer, None
     try:
         return config, tokenizer, AutoImageProcessor.from_pretrained(path, backend="pil")
+    except ImportError as e:  # transformers before 5.19
+        raise ValueError(f"{path}: its images can't be read here ({_first_line(e)})") from e
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ValueError(
             f"{path}: no image processor in this model folder ({_first_line(e)}); "
@@ -174,8 +178,20 @@ def load(path, dtype="float32", device="cpu", masters=True, attend="sdpa"):
     lm.compute = compute
     lm.drafter = read_drafter(path, config)
     if image_processor is not None:
+        require_encoded_pictures(lm)
         lm.aside = read_aside(path)
     return lm
+
+
+def require_encoded_pictures(lm):
+    """Raise ValueError where a model takes no features of pictures from outside, as hidden_states
+    gives them: it would pass them over without a word, and train on placeholders.
+    """
+    if "mm_encoder_outputs" not in inspect.signature(lm.base.forward).parameters:
+        raise ValueError(
+            f"{lm.path}: {type(lm.base).__name__} of transformers {transformers.__version__} takes "
+            f"no encoded pictures (mm_encoder_outputs); Qwen3.5 does in 5.19.0"
+        )
 
 
 class NoNet:

@@ -231,3 +231,16 @@ def test_bfloat16_on_a_cpu(folders, run, monkeypatch, student):
     assert {w.dtype for w in masters.values()} == {torch.float32}
     assert {w.dtype for w in final.values()} == {torch.bfloat16}
     assert all(torch.equal(w.bfloat16(), final[k]) for k, w in masters.items())
+
+
+def test_a_model_that_would_pass_pictures_over_is_refused(lm, monkeypatch):
+    """As Qwen3.5 of transformers 5.17 does: features go into **kwargs, which nobody reads."""
+    model.require_encoded_pictures(lm)
+
+    def forward(input_ids=None, **kwargs):
+        raise AssertionError("not called")
+
+    monkeypatch.setattr(lm.base, "forward", forward)
+    with pytest.raises(ValueError, match="takes no encoded pictures .*5.19.0") as e:
+        model.require_encoded_pictures(lm)
+    assert "\n" not in str(e.value)
