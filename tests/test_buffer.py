@@ -171,6 +171,9 @@ def test_outcomes_by_hand():
     again = {"a": [1, 1, 1, 0, 0, 0, 0, 0], "b": [0, 0, 0, 1], "c": [1, 1, 1, 1]}
     refresh(buffer, again.items(), 2)  # better, the same, solved
     assert buffer.outcomes_by_visits() == {"1": {"never": 1, "improved": 1, "graduated": 1}}
+    refresh(buffer, [("a", [0] * 8)], 3)  # worse again: its best stays
+    assert buffer.entries["a"].best == 0.375
+    assert buffer.outcomes_by_visits()["2"] == {"never": 0, "improved": 1, "graduated": 0}
 
 
 @given(steps, st.integers(0, 12), st.integers(1, 6))
