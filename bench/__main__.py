@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import bench
-from bench import speedrun
+from bench import gpu, speedrun
 from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
@@ -163,11 +163,6 @@ def measure_single(report):
 
 def main(argv=None):
     """Measure what was asked for and print it. Returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["gpu"]:
-        from bench import gpu
-
-        return gpu.main(argv[1:])
     begin = time.perf_counter()
     args, cfg = parse(argv)
     report = Report(args, cfg, text_config(args.student, args.layers))
@@ -191,7 +186,10 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    commands = {"speedrun": speedrun.main}  # python -m bench COMMAND; without one, the steps above
+    commands = {
+        "speedrun": speedrun.main,
+        "gpu": gpu.main,
+    }  # python -m bench COMMAND; without one, the steps above
     name, rest = sys.argv[1:2], sys.argv[2:]
     try:
         sys.exit(commands[name[0]](rest) if name and name[0] in commands else main())
