@@ -180,7 +180,7 @@ def test_a_gpu_days_report(tmp_path, monkeypatch, capsys, quick):
 
     monkeypatch.setattr(gpu, "PARTS", {"kernels": (("shape",), broken), **parts})
     monkeypatch.setattr(gpu, "ON_CPU", gpu.ON_CPU | {"responses": (8,)})
-    assert main(["gpu", *SMALLEST, "--out", str(tmp_path)]) == 1
+    assert gpu.main([*SMALLEST, "--out", str(tmp_path)]) == 1
     text, found = (tmp_path / "gpu.md").read_text(), json.loads((tmp_path / "gpu.json").read_text())
     assert found["failed"] == ["kernels: no such kernel"] and "a long trace" not in text
     assert "not measured: no such kernel" in text and "| shape | response | core-seconds |" in text
@@ -190,7 +190,7 @@ def test_a_gpu_days_report(tmp_path, monkeypatch, capsys, quick):
     assert row["the same"] == "bit for bit"
     assert float(row["GB"]) == pytest.approx(float(row["planned GB"]), rel=0.1)
     capsys.readouterr()
-    assert main(["gpu", *SMALLEST, "--out", str(tmp_path), "--minutes", "0"]) == 0
+    assert gpu.main([*SMALLEST, "--out", str(tmp_path), "--minutes", "0"]) == 0
     assert capsys.readouterr().out.count("not measured: 0 minutes were over") == 4
 
 
@@ -204,5 +204,5 @@ def test_a_checkpoint_that_is_not_what_was_saved_is_an_error(tmp_path, monkeypat
             next(lm.net.parameters())[0, 0] += 1e-3
 
     monkeypatch.setattr(gpu.checkpoint, "load", spoiled)
-    assert main(["gpu", *SMALLEST, "--out", str(tmp_path)]) == 1
+    assert gpu.main([*SMALLEST, "--out", str(tmp_path)]) == 1
     assert "DIFFERENT" in (tmp_path / "gpu.md").read_text()
