@@ -24,12 +24,13 @@ from torch import nn
 from loss import jsd_sum
 from math_equal import NUMBER_WORDS, answers_equal, options, plain_number
 from math_equal import clean as spell
-from model import collate, response_hidden
-from policy import optimizer_step, shard_micro_batches, update
+from packing import shard_micro_batches
+from policy import optimizer_step, update
 from records import Method, Reformulation, RolloutRequest
 from reformulate import clean, pre_cap
 from reward import SIGNS, last_boxed
 from rollout import fitting
+from shared_prompt import response_states
 from teacher import correct_answers
 
 HINT = (
@@ -157,7 +158,7 @@ class FrozenTeacher(nn.Module):
     def forward(self, samples, student_hidden, student_head, banned, temperature):
         """The sum of the per-token divergences, and (N,) each."""
         with torch.no_grad():
-            hidden, _ = response_hidden(self.lm, collate(self.lm, samples))
+            hidden, _ = response_states(self.lm, samples)
         return jsd_sum(student_hidden, student_head, hidden, self.lm.head, banned, temperature)
 
 
@@ -201,9 +202,9 @@ def distill_on(samples, policy, optimizer, cfg, world, clock):
     """
     norms, sums = [], {"loss": 0.0, "trained": 0}
     n_tokens = max(1, sum(len(s.response_ids) for s in samples))
-    rows = [(s, 1.0) for s in samples]
+    rows, share = [(s, 1.0) for s in samples], policy.lm.share_prompts
     with clock("update"), optimizer_step(policy, optimizer, cfg, norms):
-        for batch, weight in shard_micro_batches(rows, cfg.micro_tokens, world):
+        for batch, weight in shard_micro_batches(rows, cfg.micro_tokens, world, share):
             with policy.lm.autocast():
                 loss, each = policy([s for s, _ in batch], cfg.temperature, distill=True)
             # FSDP averages gradients over the ranks; this is a sum

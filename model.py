@@ -54,6 +54,7 @@ class LM:
     max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
     aside: dict[str, bytes] = field(default_factory=dict)  # files that are saved as they were read
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
+    share_prompts: bool = False  # in training; shared_prompt.trial says whether this model can
 
     @property
     def device(self):
@@ -282,7 +283,8 @@ def features(lm, visions):
 def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
     """Hidden states of a padded batch.
 
-    ids, mask: (B, T) int64; pos: (3, B, T) int64; feats: features() of the distinct prompts; rows:
+    ids: (B, T) int64; mask: of ids and what the cache holds before them, int64, or None where no
+    row begins with padding; pos: (3, B, T) int64; feats: features() of the distinct prompts; rows:
     (B,) index of each row's prompt in feats. cache: a transformers Cache to fill and extend, or
     None. Returns (B, T, D).
     """
@@ -306,15 +308,17 @@ def hidden_states(lm, ids, mask, pos, feats, rows, cache=None):
 def collate(lm, samples):
     """Right-padded rows prompt + response for training. Returns a dict:
 
-    ids, mask (B, T) int64; pos (3, B, T); target (B, T) bool, True where ids are response tokens
-    (the end token inside); visions: vision inputs of the distinct prompts; rows: list of B indices
-    into visions.
+    ids (B, T) int64; mask None: what is padded comes after all that is read, and without a mask
+    attention keeps its fast kernels; pos (3, B, T); target (B, T) bool, True where ids are response
+    tokens (the end token inside); visions: vision inputs of the distinct prompts; rows: list of B
+    indices into visions.
     """
     prompts = {}  # id of the Prompt object -> (row in visions, positions, next position)
     visions, rows = [], []
     T = max(len(s.prompt.ids) + len(s.response_ids) for s in samples)
     ids = torch.zeros(len(samples), T, dtype=torch.long)
-    mask, pos = torch.zeros_like(ids), torch.zeros(3, len(samples), T, dtype=torch.long)
+    # past the end they count on: transformers reads a fall as the next of several packed texts
+    pos = torch.arange(T).repeat(3, len(samples), 1)
     target = torch.zeros(len(samples), T, dtype=torch.bool)
     for i, s in enumerate(samples):
         if id(s.prompt) not in prompts:
@@ -324,15 +328,14 @@ def collate(lm, samples):
         row, prompt_pos, start = prompts[id(s.prompt)]
         P, R = len(s.prompt.ids), len(s.response_ids)
         ids[i, : P + R] = torch.tensor((*s.prompt.ids, *s.response_ids))
-        mask[i, : P + R] = 1  # masks come from lengths, never from ids == pad
         target[i, P : P + R] = True
         pos[:, i, :P] = prompt_pos
-        pos[:, i, P : P + R] = torch.arange(start, start + R)
+        pos[:, i, P:] = torch.arange(start, start + T - P)
         rows.append(row)
     to = lm.device
     return {
         "ids": ids.to(to),
-        "mask": mask.to(to),
+        "mask": None,
         "pos": pos.to(to),
         "target": target.to(to),
         "visions": visions,
@@ -352,11 +355,12 @@ def response_hidden(lm, batch, always_look=False):
     target = batch["target"][:, 1:]
     hidden = h[:, :-1][target]
     if always_look and not any(batch["visions"]):
-        hidden = hidden + 0 * _glance(lm).sum()
+        hidden = hidden + 0 * glance(lm).sum()
     return hidden, batch["ids"][:, 1:][target]
 
 
-def _glance(lm):
+def glance(lm):
+    """The vision tower's tokens of one black picture, the smallest there is."""
     p = lm.image_processor
     values = torch.zeros(
         p.merge_size**2, 3 * p.temporal_patch_size * p.patch_size**2, device=lm.device

@@ -24,41 +24,48 @@ from torch.distributed.tensor import DTensor
 
 from distributed import init_process_group
 from loss import chunked_logp, policy_loss_sum, tis_weight
-from model import collate, response_hidden
+from packing import by_prompt, shard_micro_batches
+from shared_prompt import response_states
+
+# (mean, largest) difference in nats that float32 leaves between two forwards of the same net
+SAME_NET = 1e-4, 2e-4
 
 
 class Policy(nn.Module):
     """Samples in, log-probs out. teacher: baselines.FrozenTeacher, for the divergence of the
-    distillation baselines in the same forward; else None.
+    distillation baselines in the same forward; else None. samples_itself: this very net sampled,
+    in float32, so that sampler_logp is old_logp.
     """
 
-    def __init__(self, lm, teacher=None, always_look=False):
+    def __init__(self, lm, teacher=None, always_look=False, samples_itself=False):
         super().__init__()
-        self.net, self.teacher = lm.net, teacher
+        self.net, self.teacher, self.samples_itself = lm.net, teacher, samples_itself
         self.always_look = always_look and lm.image_processor is not None
         object.__setattr__(self, "lm", lm)  # not a submodule: its net is one already
 
-    def forward(self, samples, temperature=1.0, distill=False):
-        """samples: list of Sample. Returns (N,) log-probs and (N,) entropies of their N response
-        tokens, row by row; with distill the sum and the (N,) divergences instead.
+    def forward(self, samples, temperature=1.0, distill=False, entropy=True):
+        """samples: list of Sample. Returns (N,) log-probs and (N,) entropies (zeros without
+        `entropy`) of their N response tokens, row by row; with distill the sum and the (N,)
+        divergences instead.
         """
         lm = self.lm
-        hidden, tokens = response_hidden(lm, collate(lm, samples), self.always_look)
+        hidden, tokens = response_states(lm, samples, self.always_look)
         if distill:
             return self.teacher(samples, hidden, lm.head, lm.banned, temperature)
-        return chunked_logp(hidden, lm.head, tokens, lm.banned, temperature)
+        return chunked_logp(hidden, lm.head, tokens, lm.banned, temperature, entropy=entropy)
 
 
-def shard_policy(lm, world, teacher=None, checkpointing=False):
+def shard_policy(lm, world, teacher=None, checkpointing=False, sampler=None):
     """The Policy of an LM; FSDP2 over the student ranks where there are several or the device is a
-    GPU.
+    GPU. sampler: the engine that samples from it.
 
     checkpointing: keep one hidden state a block and compute the rest again in the backward pass (in
     training mode). One unit a decoder block, one for all else (embedding, head, vision tower: small
     beside the blocks, and a batch without images must not make a rank skip a collective). Masters
     stay float32; lm.compute is what is gathered and multiplied.
     """
-    policy = Policy(lm, teacher, always_look=world.size > 1)
+    itself = sampler is not None and sampler.holds(lm.net) and lm.compute == torch.float32
+    policy = Policy(lm, teacher, always_look=world.size > 1, samples_itself=itself)
     if checkpointing:
         lm.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if world.size == 1 and not world.device.startswith("cuda"):
@@ -110,8 +117,10 @@ def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=No
 
     advantages: one float a sample, in the order of the groups. rng: random.Random, deals the groups
     to minibatches, the same on every rank. clock: metrics.Clock, times the phases "old_logp" and
-    "update". Of the samples without advantage cfg.flat_share is measured, for entropy and log-prob
-    gap. Returns the metrics: sums over the step and over all ranks, divided once. Raises ValueError
+    "update". Where the trained net itself sampled in float32, old_logp is sampler_logp, checked on
+    cfg.flat_share of the groups; of the samples without advantage the same share is measured.
+    entropy and gap_* of the metrics are those of what was computed, each group standing for others.
+    Returns the metrics: sums over the step and over all ranks, divided once. Raises ValueError
     when the gradient is not finite.
     """
     rng = rng or random.Random(cfg.seed)
@@ -121,15 +130,21 @@ def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=No
     # The same micro-batches for old_logp and for the update: in bf16 another grouping alone moves
     # the ratios.
     active = [[row for row in minibatch if row[1] != 0] for minibatch in minibatches]
-    batches = [shard_micro_batches(a, cfg.micro_tokens, world) for a in active]
+    share = policy.lm.share_prompts
+    batches = [shard_micro_batches(a, cfg.micro_tokens, world, share) for a in active]
 
     metrics = UpdateMetrics()
     with clock("old_logp"), torch.no_grad():
         # Before any step logp is old_logp, so the first minibatch's comes from its own update.
         old_logps = [[None] * len(batches[0])]
+        known = policy.samples_itself and sampler_agrees(
+            policy, sum(active[1:], []), cfg, world, rng, metrics
+        )
+        logp_of = _known_logp if known else _old_logp
         for some in batches[1:]:
-            old_logps.append([_old_logp(policy, b, w, cfg, metrics) for b, w in some])
-        measure_zero_advantage(policy, rows, cfg, world, rng, metrics)
+            old_logps.append([logp_of(policy, b, w, cfg, metrics) for b, w in some])
+        idle = [row for row in rows if row[1] == 0]
+        metrics.add(measure(policy, idle, cfg, world, rng))
 
     norms = []
     with clock("update"):
@@ -159,10 +174,11 @@ def count_tokens(rows):
 
 def _batch_loss(policy, batch, weight, old_logp, cfg, metrics):
     """The summed policy loss of a micro-batch (section 3.3, Table 8), before any denominator."""
+    first = old_logp is None
     with policy.lm.autocast():
-        logp, entropy = policy([s for s, _ in batch], cfg.temperature)
-    sampler_logp = _sampler_logp(batch, logp)
-    if old_logp is None:
+        logp, entropy = policy([s for s, _ in batch], cfg.temperature, entropy=first)
+    sampler_logp = _sampler_logp(batch, logp.device)
+    if first:
         old_logp = logp.detach()
         metrics.add_rollout(old_logp, sampler_logp, entropy, weight)
     tokens = [a for s, a in batch for _ in s.response_ids]
@@ -177,22 +193,42 @@ def _batch_loss(policy, batch, weight, old_logp, cfg, metrics):
 def _old_logp(policy, batch, weight, cfg, metrics):
     with policy.lm.autocast():
         logp, entropy = policy([s for s, _ in batch], cfg.temperature)
-    metrics.add_rollout(logp, _sampler_logp(batch, logp), entropy, weight)
+    metrics.add_rollout(logp, _sampler_logp(batch, logp.device), entropy, weight)
     return logp
 
 
-def _sampler_logp(batch, like):
-    return torch.tensor([x for s, _ in batch for x in s.sampler_logp], device=like.device)
+def _known_logp(policy, batch, weight, cfg, metrics):
+    return _sampler_logp(batch, policy.lm.device)
 
 
-def measure_zero_advantage(policy, rows, cfg, world, rng, metrics):
-    """Entropy and log-prob gap of a share of the rows without advantage, each standing for
-    1 / share of them.
+def _sampler_logp(batch, device):
+    return torch.tensor([x for s, _ in batch for x in s.sampler_logp], device=device)
+
+
+def measure(policy, rows, cfg, world, rng):
+    """UpdateMetrics of the rollout, of cfg.flat_share of the rows (Sample, advantage): whole
+    groups, drawn by rng, standing for all.
     """
-    idle = [row for row in rows if row[1] == 0]
-    chosen = rng.sample(idle, math.ceil(cfg.flat_share * len(idle)))
-    for batch, weight in shard_micro_batches(chosen, cfg.micro_tokens, world):
-        _old_logp(policy, batch, weight * len(idle) / len(chosen), cfg, metrics)
+    found, groups = UpdateMetrics(), by_prompt(rows)
+    chosen = sum(rng.sample(groups, math.ceil(cfg.flat_share * len(groups))), [])
+    share = policy.lm.share_prompts
+    for batch, weight in shard_micro_batches(chosen, cfg.micro_tokens, world, share):
+        _old_logp(policy, batch, weight * len(rows) / len(chosen), cfg, found)
+    return found
+
+
+def sampler_agrees(policy, rows, cfg, world, rng, metrics):
+    """Whether sampler_logp may stand for old_logp: both within SAME_NET (wider for a temperature
+    below 1) on the measured share, which is added to the metrics then.
+    """
+    own = random.Random()
+    own.setstate(rng.getstate())  # a copy: the run's draws are those of any other engine
+    found = measure(policy, rows, cfg, world, own)
+    gaps = found.sums["gap"] / max(1, found.sums["tokens"]), found.sums["gap_max"]
+    agrees = all(gap <= most * max(1, 1 / cfg.temperature) for gap, most in zip(gaps, SAME_NET))
+    if agrees:  # false for nan as well
+        metrics.add(found)
+    return agrees
 
 
 @contextmanager
@@ -218,40 +254,20 @@ def optimizer_step(policy, optimizer, cfg, norms):
     optimizer.step()
 
 
-def micro_batches(rows, budget):
-    """Rows (sample, advantage) in lists of at most `budget` padded tokens each, at least one row;
-    neighbours in length together.
-    """
-
-    def length(row):
-        return len(row[0].prompt.ids) + len(row[0].response_ids)
-
-    batches, longest = [], 0
-    for row in sorted(rows, key=length, reverse=True):  # stable
-        if batches and (len(batches[-1]) + 1) * longest <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            longest = length(row)
-    return batches
-
-
-def shard_micro_batches(rows, budget, world):
-    """This rank's share of the micro-batches as (rows, weight): equally many on every rank, or FSDP
-    would wait for ever. weight is 0.0 for a repeat that only fills up, else 1.0.
-    """
-    batches = micro_batches(rows, budget)
-    share = [(batch, 1.0) for batch in batches[world.rank :: world.size]]
-    missing = math.ceil(len(batches) / world.size) - len(share)
-    return share + [(batch, 0.0) for batch in batches[:1]] * missing
-
-
 class UpdateMetrics:
     """Sums of one update, over micro-batches and then ranks, divided once at the end."""
+
+    LARGEST = ("gap_max", "ratio_max")
 
     def __init__(self):
         names = "entropy gap gap_max outside tokens loss clipped dual_clipped trained"
         self.sums = dict.fromkeys(names.split(), 0.0) | {"ratio_max": 1.0}
+
+    def add(self, other):
+        """What another UpdateMetrics has summed."""
+        for name, x in other.sums.items():
+            own = self.sums[name]
+            self.sums[name] = max(own, x) if name in self.LARGEST else own + x
 
     def add_rollout(self, logp, sampler_logp, entropy, weight):
         """A micro-batch before its update: |old_logp - sampler_logp| and entropy, in nats."""
@@ -278,7 +294,7 @@ class UpdateMetrics:
         """The metrics to log; all_tokens: response tokens of the step, the denominator of what the
         samples without advantage have a share in.
         """
-        total = world.all_reduce(self.sums, largest=("gap_max", "ratio_max"))
+        total = world.all_reduce(self.sums, largest=self.LARGEST)
         measured, all_tokens = max(1, total["tokens"]), max(1, all_tokens)
         return {
             "loss": total["loss"] / all_tokens,

@@ -93,8 +93,8 @@ def show_step(bar, record):
     bar.update()
 
 
-def run_table(cfg, who, student, questions, check, out):
-    """What this run will be, before it starts."""
+def run_table(cfg, who, student, questions, check, out, repeats=""):
+    """What this run will be, before it starts. repeats: why the update can't share prompts."""
     helps = [name for name in ("bcq", "ncq") if getattr(cfg, name)]
     if cfg.method in ("hint", "prefix"):
         helps = [cfg.method]
@@ -126,6 +126,8 @@ def run_table(cfg, who, student, questions, check, out):
         rows.append(("kernels", kernels.used(attention(student.device), student.net)))
         gpu = torch.cuda.get_device_properties(student.device).total_memory
         rows += [("planned", ""), *plan.memory_rows(cfg, who, student.net.config, gpu)]
+    if repeats:
+        rows.append(("update", f"slower: a prompt is computed again for each response ({repeats})"))
     rows += [("note", text) for text in cfg.notes]
     rows.append(("output", str(out)))
     if cfg.resume_from:

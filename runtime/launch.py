@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import data
 import model
+import shared_prompt
 from baselines import FrozenTeacher
 from buffer import Buffer
 from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name, wants_answers
@@ -88,7 +89,8 @@ def open_job(cfg, who):
         student = load_student(cfg, world)
         check_window(student, cfg)
         distiller = load_distiller(cfg, world, student) if cfg.method in DISTILL else None
-        table = console.run_table(cfg, who, student, questions, check, out)
+        repeats = shared_prompt.decide([lm for lm in (student, distiller) if lm], world)
+        table = console.run_table(cfg, who, student, questions, check, out, repeats)
         console.print0(world, table)
         torch.manual_seed(cfg.seed)
         # vLLM's first engine is made by all student ranks together
@@ -103,7 +105,7 @@ def open_job(cfg, who):
         same = world.broadcast_from_rank0(lambda: source is not None and same_ids(student, source))
 
         frozen = FrozenTeacher(distiller) if distiller else None
-        policy = shard_policy(student, world, frozen, cfg.checkpointing)
+        policy = shard_policy(student, world, frozen, cfg.checkpointing, engine)
         optimizer = adamw(student.net, cfg)
         state = RunState(Buffer(cfg.capacity, cfg.tau), Random(cfg.seed))
         checkpoints = Checkpoints(out / "checkpoints", cfg, student, optimizer, world, teacher)

@@ -25,6 +25,7 @@ settings.load_profile("zppo")
 
 import scripted as scripts  # noqa: E402
 
+import shared_prompt  # noqa: E402
 import tiny  # noqa: E402
 from baselines import FrozenTeacher  # noqa: E402
 from buffer import Buffer  # noqa: E402
@@ -118,11 +119,13 @@ def make_job(lm, tmp_path):
         out.mkdir()
         engine = scripts.Scripted(lm, reply) if reply else HFEngine(lm)
         teacher = Teacher(engine, Memo(out / "teacher.jsonl", "t"), cfg)
-        policy = shard_policy(student, world, FrozenTeacher(distiller) if distiller else None)
+        shared_prompt.decide([lm for lm in (student, distiller) if lm], world)
+        frozen, sampler = FrozenTeacher(distiller) if distiller else None, HFEngine(student)
+        policy = shard_policy(student, world, frozen, sampler=sampler)
         optimizer = launch.adamw(student.net, cfg)
         state = RunState(Buffer(cfg.capacity, cfg.tau), Random(cfg.seed))
         checkpoints = Checkpoints(out / "checkpoints", cfg, student, optimizer, world, teacher)
-        models = policy, optimizer, HFEngine(student), teacher
+        models = policy, optimizer, sampler, teacher
         job = launch.Job(world, *models, in_memory(questions), {}, state, checkpoints)
         job.log, job.out = Log(out, student.tokenizer), out
         job.same_tokens, job.method = True, method
