@@ -235,9 +235,9 @@ def collate_shared(lm, samples):
 
 
 def trial(lm):
-    """Run an LM, not yet sharded, on a few random tokens both ways; compare hidden states, and the
-    gradients of the first block, which went through all that was kept. Returns "" where they agree,
-    else why prompts are to be repeated. lm.share_prompts is left as it was.
+    """Run an LM, not yet sharded, on a few random tokens both ways; compare hidden states and the
+    gradients that go through what was kept. Returns "" where they agree, else why prompts are to be
+    repeated. lm.share_prompts is left as it was.
     """
     before = lm.share_prompts
     try:
@@ -246,7 +246,9 @@ def trial(lm):
         return (str(e).strip() or type(e).__name__).splitlines()[0][:120]
     finally:
         lm.share_prompts = before
-    error = max(float((a - b).norm() / a.norm().clamp(min=1e-12)) for a, b in zip(rows, shared))
+    far = lambda a, b: float((a.float() - b.float()).norm() / a.float().norm().clamp(min=1e-12))
+    # the worst token's hidden state, and the gradients
+    error = max(*map(far, rows[0], shared[0]), *map(far, rows[1:], shared[1:]))
     if error <= TOLERANCE.get(lm.compute, ROUNDED):  # false for nan as well
         return ""
     return f"log-probs or gradients were off by {error:.1g} on random tokens"
@@ -264,30 +266,36 @@ def decide(models, world):
 
 
 def _tried(lm, share):
+    """Hidden states of random samples, (tokens, D) each, and the gradient that reaches the prompts'
+    embeddings from what comes after the first response token: all of it through what was kept.
+    """
     lm.share_prompts = share
-    samples = _random_samples(lm)
-    small = [p for p in lm.blocks()[0].parameters() if p.ndim == 1 and p.requires_grad]
-    with torch.set_grad_enabled(bool(small)), lm.autocast():
+    samples, embedding = _random_samples(lm), lm.net.get_input_embeddings().weight
+    with torch.set_grad_enabled(embedding.requires_grad), lm.autocast():
         hidden, _ = response_states(lm, samples)
         # a random weighing: the final norm makes a plain sum of squares the same for any input
         weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
-        total = (hidden.float() * weights.to(hidden.device)).sum()
-    grads = torch.autograd.grad(total, small) if small else [hidden]
-    return hidden.detach().float(), torch.cat([g.detach().float().flatten() for g in grads])
+        later = torch.tensor([i > 0 for s in samples for i in range(len(s.response_ids))])
+        total = (hidden.float() * (weights * later[:, None]).to(hidden.device)).sum()
+    if not embedding.requires_grad:
+        return (hidden,)
+    (grad,) = torch.autograd.grad(total, embedding)
+    read = sorted({i for s in samples for i in s.prompt.ids})
+    return hidden.detach(), grad[read]
 
 
 def _random_samples(lm):
-    """Samples of random text tokens, of the lengths in TRIED."""
+    """Samples of the lengths in TRIED; no token of a prompt stands in a response."""
     random = torch.Generator().manual_seed(0)
     banned = {*lm.banned.tolist(), lm.image_id, lm.video_id}
     allowed = [i for i in range(min(1000, len(lm.head))) if i not in banned]
 
-    def tokens(n):
-        places = torch.randint(len(allowed), (n,), generator=random)
-        return tuple(allowed[i] for i in places.tolist())
+    def tokens(n, half):
+        places = torch.randint(len(allowed) // 2, (n,), generator=random)
+        return tuple(allowed[2 * i + half] for i in places.tolist())
 
     samples = []
     for length, responses in TRIED:
-        prompt = Prompt(tokens(length))
-        samples += [Sample(prompt, tokens(n), (0.0,) * n, "", False) for n in responses]
+        prompt = Prompt(tokens(length, 0))
+        samples += [Sample(prompt, tokens(n, 1), (0.0,) * n, "", False) for n in responses]
     return samples

@@ -15,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import shared_prompt  # noqa: E402
 import tiny  # noqa: E402
 from baselines import FrozenTeacher, distill  # noqa: E402
 from config import flags  # noqa: E402
@@ -34,6 +35,10 @@ def main(source, target, *argv):
     student, frozen = tiny.new_model(0), None
     if method == "on-distill":
         frozen = FrozenTeacher(tiny.new_model(1))
+    shared_prompt.decide([student, *([frozen.lm] if frozen else [])], world)
+    assert student.share_prompts  # this model can
+    if given.get("rows"):
+        student.share_prompts = False
     policy = shard_policy(student, world, frozen, cfg.checkpointing)
     optimizer, rng = adamw(student.net, cfg), random.Random(cfg.seed)
     grads, step = [], optimizer.step

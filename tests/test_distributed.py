@@ -19,7 +19,7 @@ from config import flags
 from distributed import Roles, World, as_shared, roles
 from engines.base import Stopped
 from loss import advantages
-from policy import micro_batches, shard_micro_batches
+from packing import micro_batches, shard_micro_batches
 
 ROOT = Path(__file__).parent.parent
 
@@ -184,26 +184,30 @@ def assert_same_update(a, b, tolerance=2e-5):
         for name in one:
             assert float((one[name] - two[name]).abs().max()) <= tolerance * largest, name
     for key, x in a["numbers"].items():
-        assert b["numbers"][key] == pytest.approx(x, rel=1e-4, abs=1e-6), key
+        # the gap to the sampler is float noise itself
+        noise = 2e-5 if key.startswith("gap") else 1e-6
+        assert b["numbers"][key] == pytest.approx(x, rel=1e-4, abs=noise), key
     assert a["weights"].keys() == b["weights"].keys()
 
 
 @pytest.fixture(scope="module")
 def alone(given, tmp_path_factory):
+    """The update of full rows, which all others are compared with."""
     folder = tmp_path_factory.mktemp("ranks")
-    return folder, play(folder, given, 1)
+    return folder, play(folder, given, 1, rows=True)
 
 
-def test_micro_batches_do_not_change_the_update(alone, given):
+def test_shared_prompts_and_micro_batches_do_not_change_the_update(alone, given):
     folder, one = alone
+    assert_same_update(one, play(folder, given, 1))
     longest = max(tokens(s) for g in given["groups"] for s in g.samples)
     for budget in (3 * longest, longest):  # a few rows a micro-batch, and about one
         assert_same_update(one, play(folder, given, 1, "--micro-tokens", budget))
 
 
 def test_two_ranks_are_one(alone, given):
-    """Unequal token counts, text and image rows on different ranks, a number of micro-batches that
-    two does not divide.
+    """Shared prompts on two ranks, full rows on one. Unequal token counts, text and image rows on
+    different ranks.
     """
     folder, one = alone
     assert_same_update(one, play(folder, given, 2, "--micro-tokens", 250))

@@ -27,7 +27,9 @@ SURROUNDINGS = {"evaluation", "corpus", "tiny", "compare", "figures", "bench", "
 CORE = [f for f in CODE if f.split("/")[0] not in SURROUNDINGS]
 METHOD = "train rollout teacher reformulate buffer loss policy reward records".split()
 # what a file may import of ours; a folder stands for all that is in it
-ALLOWED = {f"{name}.py": set() for name in "records buffer loss reformulate math_equal".split()}
+ALLOWED = {
+    f"{name}.py": set() for name in "records buffer loss packing reformulate math_equal".split()
+}
 ALLOWED["reward.py"] = {"math_equal.py"}
 FOR_ENGINES = {"records.py", "processor.py", "model.py", "engines"}
 ALLOWED |= {f: FOR_ENGINES for f in CODE if f.startswith("engines/")}

@@ -19,7 +19,8 @@ import tiny
 from distributed import World
 from engines.hf import HFEngine
 from loss import advantages
-from policy import Policy, micro_batches, update
+from packing import micro_batches
+from policy import Policy, update
 from records import Group
 from reformulate import ncq
 from reward import grade
@@ -137,13 +138,14 @@ def distance(ours, other, start):
     return float((flat(ours) - flat(other)).norm() / (flat(ours) - flat(start)).norm())
 
 
-@pytest.fixture(scope="module")
-def outside(step, cfg, weights):
+@pytest.fixture(scope="module", params=[False, True], ids=["rows", "shared prompts"])
+def outside(step, cfg, weights, request):
     """Our weights and metrics after the update, the weights before it, and the groups of its first
     minibatch, however they were dealt.
     """
     lm, c, read = tiny.new_model(0), cfg(FLAGS), []
     policy, optimizer, start = Policy(lm), adamw(lm.net, c), weights(lm)
+    lm.share_prompts = request.param
 
     def watch(policy, args):
         if torch.is_grad_enabled() and not optimizer.state:  # no step has been made
