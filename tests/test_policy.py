@@ -20,7 +20,7 @@ from distributed import World
 from engines.hf import HFEngine
 from loss import advantages
 from packing import micro_batches
-from policy import Policy, update
+from policy import Policy, shard_policy, update
 from records import Group
 from reformulate import ncq
 from reward import grade
@@ -259,6 +259,89 @@ def test_a_step_with_nothing_to_learn_is_legal(fresh_lm, few, rollouts, weights,
     assert all(math.isfinite(v) for v in metrics.values()) and metrics["entropy"] > 0
     assert metrics["grad_norm"] == metrics["loss"] == metrics["trained"] == 0
     assert all(torch.equal(p, before[name]) for name, p in fresh_lm.net.named_parameters())
+
+
+# ---- old_logp that the sampler knows -------------------------------------------------------------
+
+
+@pytest.fixture
+def known(few, rollouts, cfg, weights):
+    """updated(change, ...): (weights, metrics, groups of which log-probs were computed without
+    gradient, next draw) of an update whose sampler is the trained net; change: of each Sample
+    before it. Nine groups have advantages, three have none, one of which is measured.
+    """
+    flags = "--n 3 --iterations 3 --lr 1e-3 --max-response 12 --device cpu --flat-share"
+
+    def updated(change=lambda s: s, itself=True, compute=torch.float32, share=0.3):
+        c, lm = cfg(flags, share), tiny.new_model(0)
+        engine = HFEngine(lm)
+        groups = rollouts(engine, few + few, [[1, 0, 0]] * 9 + [[0] * 3] * 3, c)
+        groups = [replace(g, samples=tuple(map(change, g.samples))) for g in groups]
+        lm.compute, lm.share_prompts = compute, True
+        sampler = engine if itself else HFEngine(tiny.new_model(0))
+        policy, looked = shard_policy(lm, World(), sampler=sampler), []
+
+        def watch(policy, args):
+            if not torch.is_grad_enabled():
+                looked.extend(s.group_id for s in args[0])
+
+        policy.register_forward_pre_hook(watch)
+        samples, rng = samples_of(groups), random.Random(0)
+        adv = advantages([s.reward for s in samples], [s.group_id for s in samples]).tolist()
+        metrics = update(policy, adamw(lm.net, c), groups, adv, c, World(), rng)
+        assert len(looked) % 3 == 0  # whole groups
+        return weights(lm), metrics, looked[::3], rng.random()
+
+    return updated
+
+
+def test_the_samplers_log_probs_are_old_logp(known):
+    """Where the trained net itself sampled: the same update, of fewer forwards."""
+    (ours, numbers, checked, draw), (want, other, computed, same) = known(), known(itself=False)
+    start = {k: p.detach() for k, p in tiny.new_model(0).net.named_parameters()}
+    assert distance(want, ours, start) < 1e-3 and draw == same
+    live = len(computed) - 1  # of the second and third minibatch
+    assert live >= 5 and len(checked) == math.ceil(0.3 * live) + 1
+    for key in ("loss", "clip_share", "ratio_max", "grad_norm"):
+        assert numbers[key] == pytest.approx(other[key], rel=1e-3, abs=1e-6)
+    assert 0 < numbers["gap_max"] < 2e-5
+
+
+def test_what_is_checked_stands_for_all(known):
+    """With every group checked, the metrics are those of every group."""
+    (_, ours, checked, _), (_, other, computed, _) = (
+        known(itself=i, share=1) for i in (True, False)
+    )
+    assert sorted(checked) == sorted(computed)
+    assert ours["entropy"] == pytest.approx(other["entropy"], rel=1e-4)
+    assert ours["gap_mean"] == pytest.approx(other["gap_mean"], rel=0.2)  # float noise itself
+    few = known(share=0.01)
+    assert len(few[2]) == 1 + 1 and few[1]["entropy"] == pytest.approx(other["entropy"], rel=0.1)
+
+
+def off(s, by=1e-3):
+    return replace(s, sampler_logp=tuple(x + by for x in s.sampler_logp))
+
+
+def nan(s):
+    return replace(s, sampler_logp=(float("nan"), *s.sampler_logp[1:]))
+
+
+@pytest.mark.parametrize("change", [off, nan])
+def test_log_probs_that_do_not_agree_are_computed(known, change):
+    """All of them; the metrics show the gap of each row once."""
+    (ours, numbers, looked, _), (want, other, computed, _) = known(change), known(change, False)
+    assert len(looked) == math.ceil(0.3 * (len(computed) - 1)) + len(computed)
+    assert all(torch.equal(ours[k], want[k]) for k in ours)
+    assert numbers["gap_mean"] == pytest.approx(other["gap_mean"], nan_ok=True)
+    if change is off:
+        assert numbers["gap_mean"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_bfloat16_computes_its_log_probs(known):
+    """There another batch is another rounding, and ratios would move."""
+    own, other = (known(itself=i, compute=torch.bfloat16) for i in (True, False))
+    assert own[2] == other[2] and len(own[2]) > 5
 
 
 # ---- learning ------------------------------------------------------------------------------------
