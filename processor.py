@@ -17,11 +17,14 @@ placeholders are below.
     prompt = encode(lm, "What is 2+2?" + CLOSER)        # lm: model.load("some/folder")
 """
 
+import math
+from collections import OrderedDict
 from dataclasses import replace
+from threading import Lock
 
 import torch
 
-from pictures import decode
+from pictures import decode, shown_size
 from records import Prompt
 
 # Ours in wording, the paper's in content: think first, inside tags, then the final answer in a box.
@@ -103,13 +106,59 @@ def control_strings(tokenizer):
 # ---- vision inputs -------------------------------------------------------------------------------
 
 
+class PixelCache:
+    """The vision inputs of the pictures that were asked for last, at most so many bytes of them: a
+    question's plain, BCQ and NCQ prompts show the same ones, to the sampler, a teacher of the same
+    family and the update.
+    """
+
+    def __init__(self, size=2**30):
+        self.size, self.lock = size, Lock()
+        self.clear()
+
+    def clear(self):
+        """Forget all: a step is over, and its questions will not come soon again."""
+        self.found, self.bytes = OrderedDict(), 0  # key -> (pictures, vision inputs)
+
+    def get(self, lm, prompt, make):
+        """make(), or what it returned for these very pictures and a processor of equal settings."""
+        settings = lm.max_pixels, str(lm.image_processor)
+        key = settings, tuple(map(id, prompt.images)), tuple(map(id, prompt.video))
+        with self.lock:
+            if key in self.found:
+                self.found.move_to_end(key)
+                return dict(self.found[key][1])
+        vision = make()
+        with self.lock:
+            if key not in self.found:
+                # with the pictures: an id may come again when its object is gone
+                self.found[key] = (prompt.images, prompt.video), vision
+                self.bytes += _bytes(vision)
+            while self.bytes > self.size:
+                self.bytes -= _bytes(self.found.popitem(last=False)[1][1])
+        return dict(vision)
+
+
+def _bytes(vision):
+    return sum(values.nbytes for values, _ in vision.values())
+
+
+CACHE = PixelCache()
+
+
 def pixels(lm, prompt):
     """The vision inputs of one prompt: {"image": (values, grid)} and/or {"video": (values, grid)},
-    empty for text.
+    empty for text. Not to be written to: they are kept for the next one who asks.
 
     values: (patches, patch_dim) float; grid: (images, 3) int64, temporal x height x width in
     patches.
     """
+    if not (prompt.images or prompt.video):
+        return {}
+    return CACHE.get(lm, prompt, lambda: _pixels(lm, prompt))
+
+
+def _pixels(lm, prompt):
     out = {}
     if prompt.images:
         x = lm.image_processor(
@@ -186,8 +235,22 @@ def expand(lm, prompt, vision):
 
 
 def length(lm, prompt):
-    """Tokens of a prompt with its images and video expanded."""
-    return len(expand(lm, prompt, pixels(lm, prompt)).ids)
+    """Tokens of a prompt with its images and video expanded; of the pictures only the headers are
+    read.
+    """
+
+    def patches(picture, most):
+        width, height = shown_size(picture, repr(prompt.text[:60]), most)
+        return lm.image_processor.get_number_of_image_patches(height, width, {})
+
+    vision = {}
+    if prompt.images:  # expand() looks at products only
+        grid = [[1, 1, patches(image, lm.max_pixels)] for image in prompt.images]
+        vision["image"] = None, torch.tensor(grid)
+    if prompt.video:
+        t = math.ceil(len(prompt.video) / lm.image_processor.temporal_patch_size)
+        vision["video"] = None, torch.tensor([[t, 1, patches(prompt.video[0], 0)]])
+    return len(expand(lm, prompt, vision).ids)
 
 
 def positions(lm, prompt, vision):

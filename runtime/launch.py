@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import transformers
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import data
@@ -120,9 +121,11 @@ def open_job(cfg, who):
 
 def adamw(net, cfg):
     """AdamW with the flags' numbers (Table 8)."""
-    betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
-    parameters = net.parameters()
-    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, weight_decay=decay)
+    betas, more = (cfg.beta1, cfg.beta2), {"weight_decay": cfg.weight_decay}
+    parameters = list(net.parameters())
+    if isinstance(parameters[0], DTensor):  # by itself torch would take them one by one
+        more["foreach"] = True
+    return torch.optim.AdamW(parameters, cfg.lr, betas, cfg.adam_eps, **more)
 
 
 def resume(cfg, job):

@@ -19,6 +19,7 @@ from pathlib import Path
 from eval import by_family
 from math_equal import answers_equal
 from pictures import decode
+from processor import CACHE
 from records import KINDS
 from reward import last_boxed
 from runtime.files import append_jsonl, read_jsonl, write_atomic
@@ -52,7 +53,8 @@ class Clock:
 
 
 def reset_counters(engine, teacher):
-    """Before a step: count tokens and waiting from here."""
+    """Before a step: count tokens and waiting from here; the last step's pictures are done with."""
+    CACHE.clear()
     engine.tokens = 0
     if teacher:
         teacher.engine.tokens = 0

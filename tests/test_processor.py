@@ -5,16 +5,19 @@ python -m pytest tests/test_processor.py
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import processor
 import tiny
 from data import decode
 from model import from_parts
-from processor import CLOSER, control_strings, encode
+from processor import CLOSER, control_strings, encode, expand, length, pixels
 from reformulate import TAGS, bcq, ncq
 from rollout import prompt_of
 
@@ -171,3 +174,76 @@ def test_a_template_that_writes_its_own_bos_gets_one(fresh_lm):
     fresh_lm.tokenizer.add_bos_token = True
     prompt = encode(fresh_lm, HARMLESS)
     assert prompt.ids.count(fresh_lm.tokenizer.convert_tokens_to_ids("<|endoftext|>")) == 1
+
+
+# ---- each picture once ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The pictures that were decoded since."""
+    seen, plain = [], processor.decode
+
+    def watch(images, *rest):
+        seen.extend(images)
+        return plain(images, *rest)
+
+    monkeypatch.setattr(processor, "decode", watch)
+    monkeypatch.setattr(processor, "CACHE", processor.PixelCache())
+    return seen
+
+
+@pytest.mark.parametrize("sizes", [[(64, 32)], [(37, 91), (300, 200)], [(5, 5)], [(1000, 40)]])
+def test_a_length_needs_headers_only(lm, sizes, decoded, tmp_path):
+    for most in (0, 2000):
+        lm = replace(lm, max_pixels=most)
+        files = [str(tmp_path / f"{w}-{h}.png") for w, h in sizes]
+        for file, size in zip(files, sizes):
+            Image.new("RGB", size).save(file)
+        prompt = encode(lm, "What is it?", images=files)
+        tokens = length(lm, prompt)
+        assert decoded == []
+        assert tokens == len(expand(lm, prompt, pixels(lm, prompt)).ids) > len(sizes)
+        decoded.clear()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_length_of_a_video_needs_headers_only(lm, frames, decoded):
+    prompt = encode(lm, "What is it?", video=[Image.new("RGB", (70, 50))] * frames)
+    tokens = length(lm, prompt)
+    assert decoded == []
+    assert tokens == len(expand(lm, prompt, pixels(lm, prompt)).ids)
+
+
+def test_pictures_are_decoded_once_for_all_prompts_that_show_them(lm, decoded):
+    """And for another model that prepares them alike; not for one that does not."""
+    image, twin = (Image.new("RGB", (64, 32), color) for color in ("red", "red"))
+    one, other = (encode(lm, text, images=(image,)) for text in ("What?", "And now?"))
+    [(values, grid)] = pixels(lm, one).values()
+    pixels(lm, other).clear()  # a caller's own dict
+    again = pixels(tiny.new_model(1), one)["image"]
+    assert decoded == [image] and torch.equal(again[0], values) and torch.equal(again[1], grid)
+    small = pixels(replace(lm, max_pixels=512), one)["image"]
+    assert len(decoded) == 2 and len(small[0]) < len(values)
+    pixels(lm, encode(lm, "What?", images=(twin,)))
+    assert len(decoded) == 3
+    processor.CACHE.clear()
+    pixels(lm, one)
+    assert len(decoded) == 4
+
+
+def test_the_oldest_pictures_are_forgotten(lm, decoded, monkeypatch):
+    prompts = [encode(lm, "x", images=(Image.new("RGB", (64, 32), (i, 0, 0)),)) for i in range(3)]
+    size = pixels(lm, prompts[0])["image"][0].nbytes
+    monkeypatch.setattr(processor, "CACHE", processor.PixelCache(2 * size))
+    decoded.clear()
+    for i in (0, 1, 0, 2, 0, 1):  # 2 drives out 1, which was asked for before 0
+        pixels(lm, prompts[i])
+    assert [image.getpixel((0, 0))[0] for image in decoded] == [0, 1, 2, 1]
+    assert (
+        processor.CACHE.bytes
+        == 2 * size
+        == sum(v["image"][0].nbytes for _, v in processor.CACHE.found.values())
+    )
+    monkeypatch.setattr(processor, "CACHE", processor.PixelCache(size - 1))  # none fits
+    assert pixels(lm, prompts[0])["image"][0].nbytes == size and processor.CACHE.bytes == 0
