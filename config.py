@@ -136,13 +136,14 @@ class Config:
         choices=("", "vllm", "hf"))
     threads: int = knob(0, "CPU threads, 0: PyTorch's choice; two spin on each other when anything "
         "else wants a core", 0, 4096, tiny=1)
-    micro_tokens: int = knob(65_536, "padded tokens per forward and backward (paper: 4 sequences "
+    micro_tokens: int = knob(65_536, "tokens computed per forward and backward (paper: 4 sequences "
         "of up to 16,384); changes speed and memory, not the gradient; 4b: 32768, 9b: 16384",
         1, tiny=8192, free=True)
     checkpointing: bool = knob(None, "recompute activations in the backward pass: less memory, "
         "about a third more time; default: on a GPU", free=True)
-    flat_share: float = knob(0.125, "share of the samples without advantage that entropy and "
-        "log-prob gap are measured on (ours)", TINY, 1, tiny=0.25)
+    flat_share: float = knob(0.125, "share of the groups without advantage, or with log-probs that "
+        "the sampler knows, that entropy and log-prob gap are measured on (ours)", TINY, 1,
+        tiny=0.25)
     vllm_memory: float = knob(0.45, "share of a GPU's memory for vLLM's weights and cache on a "
         "student rank; beside a teacher on the same GPU 0.2", 0.01, 1, free=True)
     max_num_seqs: int = knob(512, "responses that a student rank's vLLM decodes side by side; more "
