@@ -16,11 +16,14 @@ FIXED = 128  # one part in so many of the budget is worth a batch less (measured
 
 def computed(rows, share_prompts):
     """Tokens that a forward of these rows (sample, advantage) computes."""
-    prompt = max(len(s.prompt.ids) for s, _ in rows)
-    response = max(len(s.response_ids) for s, _ in rows)
-    if share_prompts:
-        return len({id(s.prompt) for s, _ in rows}) * prompt + len(rows) * max(2, response)
-    return len(rows) * max(_length(row) for row in rows)
+    if not share_prompts:
+        return len(rows) * max(_length(row) for row in rows)
+    prompts = {id(s.prompt): len(s.prompt.ids) for s, _ in rows}
+    return _cost(prompts, len(rows), max(len(s.response_ids) for s, _ in rows))
+
+
+def _cost(prompts, rows, response):
+    return len(prompts) * max(prompts.values()) + rows * max(2, response)
 
 
 def micro_batches(rows, budget, share_prompts=False):
@@ -64,31 +67,39 @@ def _of_groups(rows, budget):
 
 
 def _cut(group, budget):
-    """A group in parts, longest responses first, each of which will compute the prompt."""
+    """A group in parts, longest responses first, each of which will compute the prompt: those that
+    compute least in all.
+    """
     rows = sorted(group, key=lambda row: len(row[0].response_ids), reverse=True)
-    prompt, parts = len(rows[0][0].prompt.ids), [[]]
-    for i, row in enumerate(rows):
-        part = parts[-1]
-        if part:
-            padding = (len(part[0][0].response_ids) - len(row[0].response_ids)) * (len(rows) - i)
-            if padding > prompt or computed([*part, row], True) > budget:
-                parts.append([])
-        parts[-1].append(row)
-    return parts
+    prompt, best = len(rows[0][0].prompt.ids), [(0, [])]  # of the first i rows: tokens, parts
+    for end in range(1, len(rows) + 1):
+        choices = []
+        for begin, (tokens, parts) in enumerate(best):
+            part = rows[begin:end]
+            cost = _cost({0: prompt}, len(part), len(part[0][0].response_ids))
+            if cost <= budget or len(part) == 1:
+                choices.append((tokens + cost, [*parts, part]))
+        best.append(min(choices, key=lambda choice: choice[0]))
+    return best[-1][1]
 
 
 def _joined(parts, budget):
     """Parts in batches, in their order."""
-    batches = []
+    batches, before = [], math.inf  # before: what the last batch costs
+    prompts, longest = {}, 0  # lengths of its prompts, and its longest response
     for part in parts:
-        alone = computed(part, True)
+        first, _ = part[0]
+        own, response = {id(first.prompt): len(first.prompt.ids)}, len(first.response_ids)
+        alone = _cost(own, len(part), response)
         if batches:
-            both = computed([*batches[-1], *part], True)
-            grown = both - computed(batches[-1], True)
-            if both <= budget and grown <= SLACK * alone + budget // FIXED:
+            both = _cost(prompts | own, len(batches[-1]) + len(part), max(longest, response))
+            if both <= budget and both - before <= SLACK * alone + budget // FIXED:
                 batches[-1] += part
+                before, longest = both, max(longest, response)
+                prompts |= own
                 continue
         batches.append([*part])
+        before, prompts, longest = alone, own, response
     return batches
 
 
@@ -111,7 +122,7 @@ def _levelled(rows, budget, size, share_prompts):
     batches = micro_batches(rows, budget, share_prompts)
     most = math.ceil(len(batches) / size) * size
     low, high = 0, budget
-    while size > 1 and high - low > max(1, budget // 256):
+    while size > 1 and high - low > max(1, budget // 64):
         middle = (low + high) // 2
         fewer = micro_batches(rows, middle, share_prompts)
         if len(fewer) <= most:

@@ -365,7 +365,7 @@ def test_ranks_get_equally_many_batches(groups, budget, size, share):
 def test_a_group_is_cut_by_the_budget_and_by_padding():
     whole = rows_of([(100, [20] * 8)])
     assert [len(b) for b in micro_batches(whole, 260, True)] == [8]
-    assert [len(b) for b in micro_batches(whole, 259, True)] == [7, 1]
+    assert sorted(len(b) for b in micro_batches(whole, 259, True)) == [1, 7]
     assert [len(b) for b in micro_batches(whole, 1, True)] == [1] * 8
     # seven short responses would be padded by 7 x 190, more than the prompt's 100
     uneven = rows_of([(100, [200] + [10] * 7)])
