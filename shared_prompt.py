@@ -163,6 +163,38 @@ def _with_states(plain, index, cache, repeat, again):
     return forward
 
 
+class _Bridge(torch.autograd.Function):
+    """From the first pass to the second: hands on what was kept, and goes back through the first
+    pass in a backward pass of its own, when all gradients of what was kept are there.
+
+    In one graph, autograd holds each weight's gradient from the second pass until it can add the
+    first pass's: a copy of the whole model's gradients, under FSDP unsharded.
+    """
+
+    @staticmethod
+    def forward(ctx, kept, anchor):
+        ctx.kept = kept
+        ctx.set_materialize_grads(False)
+        return tuple(x.detach() for x in kept)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        pairs = [(x, g) for x, g in zip(ctx.kept, grads) if x.requires_grad and g is not None]
+        ctx.kept = None
+        torch.autograd.backward(*zip(*pairs))
+        return None, None
+
+
+def _bridged(last, cache):
+    """The last hidden states of the first pass, and the cache that it filled, behind a _Bridge."""
+    if not last.requires_grad:
+        return last, cache
+    kept = [last, *(x for layer in cache.layers for x in layer.states)]
+    last, *states = _Bridge.apply(kept, torch.zeros((), requires_grad=True))
+    pairs = zip(states[::2], states[1::2])  # each kind of block keeps two
+    return last, Cache(layers=[type(layer)(pair) for layer, pair in zip(cache.layers, pairs)])
+
+
 def response_states(lm, samples, always_look=False):
     """The hidden state BEFORE each response token, and that token: (N, D) and (N,) int64, row by
     row in the order of the samples; model.response_hidden's, with shared prompts where the LM has
@@ -178,6 +210,7 @@ def response_states(lm, samples, always_look=False):
     with keeping_states(lm, cache):
         inputs = batch["prompt_ids"], batch["prompt_mask"], batch["prompt_pos"]
         last = hidden_states(lm, *inputs, feats, range(N), cache)[:, -1]  # before any first token
+    last, cache = _bridged(last, cache)
     with keeping_states(lm, cache, batch["repeat"]):
         inputs = batch["ids"], batch["mask"], batch["pos"]
         later = hidden_states(lm, *inputs, None, (), cache)
@@ -271,17 +304,29 @@ def _tried(lm, share):
     """
     lm.share_prompts = share
     samples, embedding = _random_samples(lm), lm.net.get_input_embeddings().weight
-    with torch.set_grad_enabled(embedding.requires_grad), lm.autocast():
-        hidden, _ = response_states(lm, samples)
+    others = [p for p in lm.net.parameters() if p.requires_grad and p is not embedding]
+    with torch.set_grad_enabled(embedding.requires_grad), _without_grad(others):
+        with lm.autocast():
+            hidden, _ = response_states(lm, samples)
+        if not embedding.requires_grad:
+            return (hidden,)
         # a random weighing: the final norm makes a plain sum of squares the same for any input
         weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
         later = torch.tensor([i > 0 for s in samples for i in range(len(s.response_ids))])
-        total = (hidden.float() * (weights * later[:, None]).to(hidden.device)).sum()
-    if not embedding.requires_grad:
-        return (hidden,)
-    (grad,) = torch.autograd.grad(total, embedding)
-    read = sorted({i for s in samples for i in s.prompt.ids})
-    return hidden.detach(), grad[read]
+        (hidden.float() * (weights * later[:, None]).to(hidden.device)).sum().backward()
+    grad, embedding.grad = embedding.grad, None
+    return hidden.detach(), grad[sorted({i for s in samples for i in s.prompt.ids})]
+
+
+@contextmanager
+def _without_grad(parameters):
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
 
 
 def _random_samples(lm):
