@@ -57,6 +57,7 @@ class LM:
     max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
     aside: dict[str, bytes] = field(default_factory=dict)  # files that are saved as they were read
     drafter: dict[str, Any] = field(default_factory=dict)  # of the checkpoint, not trained (mtp.*)
+    cast_head: Any = None  # the head in `compute`, while an engine samples (engines/hf.py)
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
     share_prompts: bool = False  # in training; shared_prompt.trial says whether this model can
 
@@ -89,7 +90,8 @@ class LM:
 
     def logits(self, hidden):
         """(..., V) logits of (..., D) hidden states in fp32; probability 0 on the banned ids."""
-        return mask_logits(hidden @ self.head.T, self.banned)
+        head = self.head if self.cast_head is None else self.cast_head
+        return mask_logits(hidden @ head.T, self.banned)
 
     def blocks(self):
         """The decoder blocks, in order: what FSDP gathers one after the other."""
