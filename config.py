@@ -258,8 +258,8 @@ def parser():
 
 
 def flags(argv, fork=""):
-    """The Config of train.py's flags, parsed and resolved. Raises ValueError with one line. fork: name
-    of one (forks/), which may use what --method leaves idle.
+    """The Config of train.py's flags, parsed and resolved. Raises ValueError with one line. fork:
+    name of one (forks/), which may use what --method leaves idle.
     """
     given = vars(parser().parse_args(argv))
     cfg = Config(**given)
