@@ -101,6 +101,14 @@ def test_what_cant_be_drawn_is_a_warning(tmp_path, lm, groups, capsys, monkeypat
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_draws_at_every_checkpoint_but_the_last(play, monkeypatch):
+    """After the last one finish() draws, with the held-out results."""
+    drawn = []
+    monkeypatch.setattr("runtime.metrics.Log.draw", lambda log, step: drawn.append(step))
+    play(lambda *at: 0, "--batch 2 --save-every 2", questions=4, steps=5)
+    assert drawn == [2, 4]
+
+
 @pytest.mark.parametrize("value", ["a|b", "*a*", "[x](y)", "<b>", "a\nb", "&amp;", "", 0.5, 1e-9])
 def test_a_cell_is_one_cell(value):
     text = boards.cell(value)
