@@ -8,10 +8,12 @@ Measured: not measured.
 from dataclasses import replace
 
 import forks
-from baselines import solved_and_hardest, without_opening
+from baselines import without_opening
 from policy import update
 from records import Method, Reformulation, RolloutRequest
+from reformulate import pre_cap
 from rollout import rollout
+from teacher import correct_answers
 
 FLAGS = ["--method", "prefix"]
 ROUNDS = 6  # halvings: to one token of 64
@@ -26,8 +28,12 @@ def method(job):
 
 def reformulate(plain, step, cfg, engine, teacher, world, rng, clock):
     """The groups of the shortest prefixes with a spread of rewards, sampled already."""
-    solved, answers = solved_and_hardest(plain, step, cfg, teacher, world, rng, clock)
-    failed = [g for g in solved if not g.mean_reward][: cfg.max_reformulated]
+    failed = [g for g in plain if not g.mean_reward]
+    order = pre_cap([0.0] * len(failed), cfg.tau, cfg.max_reformulated, rng)
+    with clock("teacher"):
+        answers = {g.id: [] for g in plain if g.mean_reward < cfg.tau}
+        answers |= correct_answers([failed[i] for i in order], step, teacher, world)
+    failed = [failed[i] for i in order if answers[failed[i].id]]
     opening = engine.encode("x", thinking=cfg.thinking).ids
     room = engine.window - cfg.max_prompt - cfg.max_response
     whole, low, high, found = {}, {}, {}, {}  # by id of the plain group

@@ -1,8 +1,7 @@
 """A correct teacher response stands in a failed group and gets a gradient: what ZPPO avoids.
 
-Differs: teacher tokens are trained on, by p / (p + 0.1) of their probability p in place of the
-clipped ratio, as in LUFFY (arXiv 2504.14945). `drift` in metrics.jsonl: nats a token that 16 of the
-start policy's own responses have lost.
+Differs: p / (p + 0.1) of a teacher token's probability p in place of the clipped ratio, as in LUFFY
+(arXiv 2504.14945). Logged: drift, the nats a token that the student's first 16 responses have lost.
 Measured: not measured.
 """
 
@@ -12,10 +11,11 @@ from functools import partial
 import torch
 
 import forks
-from baselines import solved_and_hardest, without_opening
+from baselines import without_opening
 from loss import advantages as advantages_of
 from policy import policy_loss, update
 from records import Method, Reformulation
+from teacher import correct_answers
 
 FLAGS = ["--method", "prefix"]  # which asks the teacher, and has neither BCQ nor NCQ
 GAMMA, PROBE = 0.1, 16
@@ -30,15 +30,17 @@ def method(job):
 
 
 def reformulate(answers, plain, step, cfg, engine, teacher, world, rng, clock):
-    """Nothing is asked again; of each failed group, hardest first, one teacher answer is kept."""
-    solved, found = solved_and_hardest(plain, step, cfg, teacher, world, rng, clock)
+    """Nothing is asked again; of failed groups, as many as the cap, one teacher answer is kept."""
+    failed = [g for g in plain if not g.mean_reward]
+    failed = rng.sample(failed, min(len(failed), cfg.max_reformulated))
+    with clock("teacher"):
+        found = correct_answers(failed, step, teacher, world)
     opening = engine.encode("x", thinking=cfg.thinking).ids
     answers.clear()
-    for g in [g for g in solved if not g.mean_reward][: cfg.max_reformulated]:
-        ids = without_opening(rng.choice(found[g.id]).response_ids, opening, engine.lm)
-        if ids:
-            answers[g.id] = tuple(ids)
-    return Reformulation([], found, 0)
+    for i in filter(found.get, found):
+        answers[i] = tuple(without_opening(rng.choice(found[i]).response_ids, opening, engine.lm))
+    known = {g.id: [] for g in plain if g.mean_reward < cfg.tau}
+    return Reformulation([], known | found, 0)
 
 
 def mixed_update(answers, probe, policy, optimizer, groups, advantages, cfg, world, rng, clock):
@@ -50,8 +52,7 @@ def mixed_update(answers, probe, policy, optimizer, groups, advantages, cfg, wor
     for g in groups:
         if g.id in answers:
             s = replace(g.samples[-1], response_ids=answers[g.id], kind="teacher", reward=1.0)
-            # the student's own log-probs, so that the gap between sampler and trainer stays one
-            s = replace(s, sampler_logp=tuple(logp(policy, s, cfg)))
+            s = replace(s, sampler_logp=tuple(logp(policy, s, cfg)))  # the student's own
             g = replace(g, samples=(*g.samples[:-1], s))
         mixed.append(g)
     rewards = [s.reward for g in mixed for s in g.samples]
@@ -68,10 +69,9 @@ def logp(policy, sample, cfg):
 
 def off_policy_loss(batch, logp, old_logp, advantage, entropy, weight, cfg):
     """policy_loss, but for the teacher's tokens."""
-    by_teacher = [s.kind == "teacher" for s, _ in batch for _ in s.response_ids]
-    by_teacher = torch.tensor(by_teacher, device=logp.device)
-    on_policy = torch.where(by_teacher, 0.0, advantage)
-    loss, stats = policy_loss(batch, logp, old_logp, on_policy, entropy, weight, cfg)
+    rows = [s.kind == "teacher" for s, _ in batch for _ in s.response_ids]
+    by_teacher = torch.tensor(rows, device=logp.device)
+    loss, stats = policy_loss(batch, logp, old_logp, advantage * ~by_teacher, entropy, weight, cfg)
     p = logp.exp()
     return loss - (p / (p + GAMMA) * advantage)[by_teacher].sum(), stats
 

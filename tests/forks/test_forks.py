@@ -312,8 +312,10 @@ def test_breads_search_ends_at_the_shortest(opened, monkeypatch):
         return out
 
     monkeypatch.setattr(bread, "rollout", rollout)
-    monkeypatch.setattr(bread, "solved_and_hardest", lambda *args: ([g], {g.id: [answer]}))
-    cfg = SimpleNamespace(max_reformulated=8, thinking=True, max_prompt=256, max_response=40)
+    monkeypatch.setattr(bread, "correct_answers", lambda *args: {g.id: [answer]})
+    plain = [g, *(x for x in plain if x.mean_reward)]
+    sizes = {"max_prompt": 256, "max_response": 40}
+    cfg = SimpleNamespace(max_reformulated=8, tau=0.5, thinking=True, **sizes)
     from runtime.metrics import Clock
 
     args = 1, cfg, job.engine, None, job.world, Random(0), Clock()
