@@ -23,20 +23,23 @@ def text(cells):
     return "".join("".join(o["text"]) for o in outputs)
 
 
-def check(cells):
-    """Run in order, without an error, with the pictures and the results that a reader looks for."""
+def by_hand(notebook):
+    """The code cells before the fifteen steps, run in order without an error."""
+    cells = code(notebook)[:-2]
     assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
     outputs = [o for c in cells for o in c["outputs"]]
-    kinds = {o["output_type"] for o in outputs}
-    assert kinds <= {"stream", "display_data", "execute_result"}
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2  # the question, the curve
-    said = text(cells)
-    assert said.count("0  ") > 8 and "trained on" in said and "of them are solved alone" in said
-    assert "held-out accuracy" in said  # the fifteen steps came to their end
+    assert {o["output_type"] for o in outputs} <= {"stream", "execute_result"}
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 1  # the question
+    return text(cells)
 
 
-def test_what_is_stored_was_run_from_top_to_bottom():
-    check(code(STORED))
+def test_what_is_stored_was_run():
+    said = by_hand(STORED)
+    wrong, right = said.partition("correct:")[0].count("\n0  "), said.count("\n1  ")
+    assert wrong == 8 and right > 4  # eight failed alone, some succeed with help
+    assert "trained on" in said and "/site-packages/" not in json.dumps(STORED)
+    before, after = said.split(" nats")[0].split("\n")[-1].split(" -> ")
+    assert float(after) > float(before)
     assert len(json.dumps(STORED)) < 300_000
 
 
@@ -51,7 +54,7 @@ def test_it_runs_from_top_to_bottom(tmp_path):
     notebook = nbformat.from_dict(STORED)
     settings = {"timeout": 900, "kernel_name": "python3"}
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, **settings).execute()
-    check(code(notebook))
-    # all but the fifteen steps says word for word what is stored, on any machine of one float32
-    by_hand = [text(code(n)[:-2]).split("gradient norm")[0] for n in (notebook, STORED)]
-    assert by_hand[0].split()[:200] == by_hand[1].split()[:200]
+    assert by_hand(notebook)[:2000] == by_hand(STORED)[:2000]
+    *_, training, curve = code(notebook)
+    assert "held-out accuracy" in text([training]) and "of them are solved alone" in text([curve])
+    assert any("image/png" in o.get("data", {}) for o in curve["outputs"])
