@@ -9,7 +9,7 @@ gets our advantages as rewards and, with scale_rewards "none", keeps them: their
 
 Differs from train.py: text only, no compression, the teacher answers again at each visit, no dual
 clip, minibatches of rows. (The closer and the questions of the tiny world are imported, too.)
-Measured: not measured.
+Measured: in two steps of 48 responses TRL's advantages were ours; no curve yet.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def rollout_func(prompts, trainer):
 
 
 def main():
-    """Train, into a folder that is not there yet."""
+    """Train; the curve is a line of JSON a rollout step."""
     p = argparse.ArgumentParser(prog="python -m forks.trl_zppo")
     p.add_argument("--steps", type=int, default=45)
     p.add_argument("--seed", type=int, default=0)
@@ -112,7 +112,7 @@ def main():
     )
     trainer.buffer, trainer.rng = Buffer(10_000, TAU), random.Random(args.seed)
     trainer.zppo, trainer.curve, trainer.lines = not args.grpo, Path(args.out) / "curve.jsonl", []
-    trainer.curve.parent.mkdir(parents=True)
+    trainer.curve.parent.mkdir(parents=True, exist_ok=True)
     trainer.train()
 
 
