@@ -21,7 +21,7 @@ from runtime.files import read_jsonl
 from teacher import verdict_of
 
 ROOT = Path(__file__).parent.parent.parent
-# --flat-share 1: one process knows its old log-probs, and would estimate entropy from a share of them
+# --flat-share 1: one process knows its old log-probs, and would measure a share of the groups
 FLAGS = """--steps 3 --save-every 1 --batch 3 --iterations 2 --n 4 --aug 0.5 --show 2 --engine hf
     --flat-share 1 --device cpu --dtype float32 --timeout 60 --micro-tokens 1024""".split()
 TORCHRUN = "-m torch.distributed.run --standalone --shutdown-timeout=120".split()
