@@ -51,39 +51,48 @@ def method_of(name, same_tokens=True):
 
 def nothing(plain, step, cfg, engine, teacher, world, rng, clock):
     """GRPO: hard questions are only counted."""
-    return Reformulation([], {g.id: [] for g in plain if g.mean_reward < cfg.tau}, 0)
+    return Reformulation([], {g.id: None for g in plain if g.mean_reward < cfg.tau}, 0)
 
 
 # ---- hint and prefix -----------------------------------------------------------------------------
 
 
-def solved_and_hardest(plain, step, cfg, teacher, world, rng, clock):
-    """The hard groups that the teacher solves, hardest first, and its correct answers."""
-    with clock("teacher"):
-        hard = [g for g in plain if g.mean_reward < cfg.tau]
-        answers = {g.id: [] for g in hard}
-        if cfg.max_reformulated:
-            answers = correct_answers(hard, step, teacher, world)
-    solved = [g for g in hard if answers[g.id]]
-    order = pre_cap([g.mean_reward for g in solved], cfg.tau, len(solved), rng)
-    return [solved[i] for i in order], answers
+def solved_and_hardest(plain, make, step, cfg, engine, teacher, world, rng, clock):
+    """The Reformulation of a method with one prompt a question: of the hard questions that the
+    teacher solves, hardest first, until the pool is full. --teacher-scope: as train.reformulate.
+
+    make: (groups, one correct Sample each) -> their RolloutRequests; where it makes none, or none
+    that fits, the next hardest question takes the slot.
+    """
+    hard = [g for g in plain if g.mean_reward < cfg.tau]
+    answers, requests, too_long = dict.fromkeys(g.id for g in hard), [], 0
+    order = pre_cap([g.mean_reward for g in plain], cfg.tau, len(plain), rng)
+    while order and (room := cfg.max_reformulated - len(requests)) > 0:
+        some, order = [plain[i] for i in order[:room]], order[room:]
+        with clock("teacher"):
+            their = {g.question.id for g in (hard if cfg.teacher_scope == "hard" else some)}
+            asked = [g for g in hard if g.question.id in their and answers[g.id] is None]
+            if asked:
+                answers |= correct_answers(asked, step, teacher, world)
+        with clock("reformulate"):
+            solved = [g for g in some if answers[g.id]]
+            found = make(solved, [rng.choice(answers[g.id]) for g in solved])
+            found, left_out = fitting(found, engine, cfg)
+            requests += found
+            too_long += left_out
+    return Reformulation(requests, answers, too_long)
 
 
 def hints(plain, step, cfg, engine, teacher, world, rng, clock):
     """GRPO + Hint (Fig. 19): one answer-free hint from a correct teacher response. Where a hint
     gave the answer away, the next hardest question takes its slot.
     """
-    hardest, answers = solved_and_hardest(plain, step, cfg, teacher, world, rng, clock)
-    requests, too_long = [], 0
-    with clock("reformulate"):
-        while hardest and (room := cfg.max_reformulated - len(requests)) > 0:
-            some, hardest = hardest[:room], hardest[room:]
-            texts = [rng.choice(answers[g.id]).text for g in some]
-            found = hint_requests(some, texts, engine, teacher, world)
-            found, left_out = fitting(found, engine, cfg)
-            requests += found
-            too_long += left_out
-    return Reformulation(requests, answers, too_long)
+
+    def make(groups, right):
+        texts = [a.text for a in right]
+        return hint_requests(groups, texts, engine, teacher, world) if groups else []
+
+    return solved_and_hardest(plain, make, step, cfg, engine, teacher, world, rng, clock)
 
 
 def hint_requests(groups, texts, engine, teacher, world):
@@ -104,18 +113,18 @@ def prefixes(plain, step, cfg, engine, teacher, world, rng, clock, ids_of=lambda
     """GRPO + Prefix ("teacher response"): the first 40 % of a correct teacher response's tokens
     stand in the prompt; the student continues.
     """
-    hardest, answers = solved_and_hardest(plain, step, cfg, teacher, world, rng, clock)
-    with clock("reformulate"):
+
+    def make(groups, right):
         requests = []
-        for g in hardest[: cfg.max_reformulated]:
-            ids = ids_of(rng.choice(answers[g.id]))
-            ids = without_opening(ids, engine.encode("x", thinking=cfg.thinking).ids, engine.lm)
+        for g, answer in zip(groups, right):
+            opening = engine.encode("x", thinking=cfg.thinking).ids
+            ids = without_opening(ids_of(answer), opening, engine.lm)
             prefix = tuple(ids[: max(1, int(PREFIX * len(ids)))])
-            shown = (engine.lm.tokenizer.decode(prefix),)
-            q = g.question
+            shown, q = (engine.lm.tokenizer.decode(prefix),), g.question
             requests.append(RolloutRequest("prefix", g.origin, q, q.question, prefix, shown))
-        requests, too_long = fitting(requests, engine, cfg)
-    return Reformulation(requests, answers, too_long)
+        return requests
+
+    return solved_and_hardest(plain, make, step, cfg, engine, teacher, world, rng, clock)
 
 
 def without_opening(ids, prompt_ids, lm):

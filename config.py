@@ -86,6 +86,8 @@ class Config:
     compress: bool = knob(True, "candidates are the teacher's summaries")
     fresh_teacher: bool = knob(False, "draw new teacher answers on each visit, as the paper does; "
         "default: a memo that grows")
+    teacher_scope: str = knob("used", "asked are all hard questions, as in the paper, or the "
+        "hardest until the pool of reformulated prompts is full", choices=("used", "hard"))
     thinking: bool = knob(True, "let the chat template open <think>; the paper is silent")
     norm: str = knob("nonzero", "which groups the standard deviation of Eq. 3 is over",
         choices=NORMS)
@@ -301,7 +303,7 @@ def resolve_method(cfg, given):
     cfg.batch, cfg.iterations = given.get("batch", cfg.new_prompts), 1
 
 
-ANSWERS = ("teacher_n", "teacher_max", "fresh_teacher")
+ANSWERS = ("teacher_n", "teacher_max", "fresh_teacher", "teacher_scope")
 POLICY_LOSS = ("clip_high", "clip_low", "dual_clip", "norm", "tis", "flat_share")
 
 
@@ -334,7 +336,8 @@ def idle_flags(cfg):
         (("compress",), not shows, f"{who} shows no candidates"),
         (("max_summary",), not writes, unwritten),
         (ANSWERS, not answers, f"{who} asks the teacher for no answers"),
-        (ANSWERS[1:], cfg.method == "off-distill", f"{who} draws new answers at each step"),
+        (ANSWERS[1:3], cfg.method == "off-distill", f"{who} draws new answers at each step"),
+        (("teacher_scope",), not helps, f"{who} asks about every question"),
         (ANSWERS[1:2], cfg.fresh_teacher, "--fresh-teacher draws new answers at each visit"),
         (("top_p",), not (helps or answers), f"{who} samples from no teacher"),
         (("teacher_cache", "teacher_ranks"), not needs, f"{who} asks the teacher nothing"),

@@ -18,6 +18,7 @@ placeholders are below.
 """
 
 from dataclasses import replace
+from threading import Lock
 
 import torch
 
@@ -31,6 +32,8 @@ CLOSER = (
 )
 
 _SLOT = "\u2402TEXT\u2402"  # stands for the user's text in the template; no template contains it
+# split_special_tokens is a switch of the tokenizer itself, and a teacher's thread encodes as well
+_ONE_AT_A_TIME = Lock()
 
 
 def encode(lm, text, images=(), video=(), thinking=True):
@@ -89,7 +92,8 @@ def _render(lm, messages, thinking):
 
 def _ids(lm, text, plain=False):
     # add_special_tokens=False: the template has written the BOS already, where there is one
-    return lm.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+    with _ONE_AT_A_TIME:
+        return lm.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
 
 
 def control_strings(tokenizer):

@@ -94,7 +94,7 @@ class Reformulation(NamedTuple):
     """What a method makes of a step's plain groups (Algorithm 1, steps 2 to 5)."""
 
     requests: list[RolloutRequest]  # at most the cap, BCQs first
-    teacher_answers: dict[int, list[Sample]]  # correct ones, by the id of each hard plain group
+    teacher_answers: dict  # {id of each hard plain group: its correct Samples; None: not asked}
     too_long: int  # prompts that were left out because they fill the context window
     candidates_asked: int = 0  # responses that were to be shown
     candidates_usable: int = 0  # those whose summaries still carry their label (teacher.faithful)

@@ -113,9 +113,9 @@ def pre_cap(mean_reward, tau, cap, rng):
     in the order of the batch, new questions at 0 would take every slot and the replayed ones behind
     them would never be reformulated.
     """
-    hard = [i for i, r in enumerate(mean_reward) if r < tau]
-    rng.shuffle(hard)
-    return sorted(hard, key=lambda i: mean_reward[i])[:cap]
+    lots = list(range(len(mean_reward)))
+    rng.shuffle(lots)  # of all, so that runtime/ahead.py can guess whom they take
+    return sorted((i for i in lots if mean_reward[i] < tau), key=lambda i: mean_reward[i])[:cap]
 
 
 def post_cap(prompts, cap):

@@ -145,6 +145,7 @@ class Teacher:
         and return at once. With a local engine this does nothing.
         """
         if self.engine.remote:
+            self.keep_only([])  # what the last step began and did not need
             self.ahead |= dict.fromkeys(q.id for q in questions)
             args = questions, step, fresh or self.cfg.fresh_teacher
             threading.Thread(target=self._begin, args=args, daemon=True, name="ahead").start()

@@ -39,6 +39,7 @@ from reformulate import bcq, clean, distinct, ncq, post_cap, pre_cap
 from reward import last_boxed
 from rollout import fitting, rollout, sync_weights
 from runtime import alarms, console, launch, plan
+from runtime.ahead import begin_ahead
 from runtime.metrics import Clock, heldout_record, peak_gb, reset_counters, step_record
 from runtime.sampler_check import check_sampler
 from teacher import correct_answers
@@ -63,11 +64,11 @@ def train(cfg, job, stop):
             new, replayed, position = launch.next_questions(job, replayed_ids, cfg)
             requests = [RolloutRequest("plain", "new", q, q.question) for q in new]
             requests += [RolloutRequest("plain", "replay", q, q.question) for q in replayed]
-            launch.begin_teacher(requests, step, cfg, teacher, world)  # works beside the students
+            begin_ahead(requests, step, cfg, teacher, state)  # works beside the students
             plain = rollout(engine, requests, step, cfg, world, teacher=teacher, stop=stop)
             check_sampler(job.policy, engine, plain, cfg, world)
 
-        # 2. Teacher answers, on the hard questions only.  3. Pre-cap: the hardest of them.
+        # 2. Teacher answers, on hard questions only.  3. Pre-cap: the hardest of them.
         # 4. Their BCQ and NCQ prompts, from compressed candidates.  5. Post-cap, and sample them.
         reformulated = job.method.reformulate(plain, step, cfg, engine, teacher, world, rng, clock)
         with clock("reformulated_rollout"):
@@ -123,39 +124,43 @@ def mean_reward_by_question(plain):
 
 
 def reformulate(plain, step, cfg, engine, teacher, world, rng, clock):
-    """ZPPO's own Method.reformulate (section 3.2): BCQ and NCQ prompts of the hardest questions."""
-    # 2. Teacher answers, on the hard questions only; the correct ones are the BCQ pool.
+    """ZPPO's own Method.reformulate (section 3.2): BCQ and NCQ prompts of the hardest questions.
+
+    In Algorithm 1 the teacher answers all hard questions before the caps (--teacher-scope hard). As
+    these go by the student's rewards, "used" can ask on the walk of the post-cap, only as many as
+    must be asked, until the pool is full: the same prompts, and the other questions stay unasked.
+    """
     hard = [g for g in plain if g.mean_reward < cfg.tau]
-    with clock("teacher"):
-        answers = {g.id: [] for g in hard}
-        if cfg.bcq and cfg.max_reformulated:
-            answers = correct_answers(hard, step, teacher, world)
-    with clock("reformulate"):
-        if not (cfg.bcq or cfg.ncq):
-            return Reformulation([], answers, 0)
-        # 3. Pre-cap: the rho_aug * |X_new| hardest.
-        order = pre_cap([g.mean_reward for g in hard], cfg.tau, cfg.max_reformulated, rng)
-        hardest = [hard[i] for i in order]
+    answers, prompts = dict.fromkeys(g.id for g in hard), []
+    too_long, shown, usable, most = 0, 0, 0, cfg.bcq + cfg.ncq  # most: prompts of one question
+    # 3. Pre-cap: the rho_aug * |X_new| hardest.
+    means = [g.mean_reward for g in plain if most]
+    order = pre_cap(means, cfg.tau, cfg.max_reformulated, rng)
+    while order and (room := cfg.max_reformulated - sum(map(len, prompts))) > 0:
+        size = -(-room // most)  # rounded up
+        some, order = [plain[i] for i in order[:size]], order[size:]
+        # 2. Teacher answers, on hard questions only; the correct ones are the BCQ pool.
+        with clock("teacher"):
+            their = {g.question.id for g in (hard if cfg.teacher_scope == "hard" else some)}
+            asked = [g for g in hard if g.question.id in their and answers[g.id] is None]
+            if cfg.bcq and asked:
+                answers |= correct_answers(asked, step, teacher, world)
         # 4. Their BCQ and NCQ prompts, from compressed candidates.
-        correct = candidates(hardest, answers, cfg, teacher, world)
-        wrong_samples = {g.id: [s for s in g.samples if not s.reward] for g in hardest}
-        wrong = candidates(hardest, wrong_samples, cfg, teacher, world)
-        prompts, too_long = [], 0
-        for g in hardest:
-            of_question = bcq_and_ncq(g, correct[g.id], wrong[g.id], cfg, rng, engine.control)
-            of_question, left_out = fitting(of_question, engine, cfg)
-            prompts.append(of_question)
-            too_long += left_out
-        # 5. Post-cap: one pool of at most rho_aug * |X_new| prompts, BCQ before NCQ.
-        requests = post_cap(prompts, cfg.max_reformulated)
-        requests.sort(key=lambda request: KINDS.index(request.kind))  # stable
-    asked, usable = count(hardest, answers, wrong_samples), count(hardest, correct, wrong)
-    return Reformulation(requests, answers, too_long, asked, usable)
-
-
-def count(groups, *by_group):
-    """How many the groups have in all, of dicts of lists by group id."""
-    return sum(len(found[g.id]) for g in groups for found in by_group)
+        with clock("reformulate"):
+            correct = {g.id: answers[g.id] or [] for g in some}
+            wrong = {g.id: [s for s in g.samples if not s.reward] for g in some}
+            shown += sum(map(len, [*correct.values(), *wrong.values()]))
+            correct, wrong = (candidates(some, c, cfg, teacher, world) for c in (correct, wrong))
+            usable += sum(map(len, [*correct.values(), *wrong.values()]))
+            for g in some:
+                made = bcq_and_ncq(g, correct[g.id], wrong[g.id], cfg, rng, engine.control)
+                made, left_out = fitting(made, engine, cfg)
+                prompts.append(made)
+                too_long += left_out
+    # 5. Post-cap: one pool of at most rho_aug * |X_new| prompts, BCQ before NCQ.
+    requests = post_cap(prompts, cfg.max_reformulated)
+    requests.sort(key=lambda request: KINDS.index(request.kind))  # stable
+    return Reformulation(requests, answers, too_long, shown, usable)
 
 
 ZPPO = Method(reformulate, update)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import bench
-from bench import speedrun
+from bench import speedrun, teacher
 from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
@@ -186,7 +186,8 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    commands = {"speedrun": speedrun.main}  # python -m bench COMMAND; without one, the steps above
+    # python -m bench COMMAND; without one, the steps above
+    commands = {"speedrun": speedrun.main, "teacher": teacher.main}
     name, rest = sys.argv[1:2], sys.argv[2:]
     try:
         sys.exit(commands[name[0]](rest) if name and name[0] in commands else main())

@@ -67,9 +67,14 @@ def lines(rows, unit, markdown=False):
     body = [cells(row) for row in rows]
     if markdown:
         return [f"| {' | '.join(r)} |" for r in [heads, ["---"] * len(heads), *body]]
-    widths = [max(map(len, column)) for column in zip(heads, *body)]
+    return aligned([heads, *body], left=2)
+
+
+def aligned(rows, left):
+    """Rows of text as lines; so many columns flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     out = []
-    for row in [heads, *body]:
-        left = [c.ljust(w) for c, w in zip(row[:2], widths)]
-        out.append("  ".join(left + [c.rjust(w) for c, w in zip(row[2:], widths[2:])]))
+    for row in rows:
+        cells = [c.ljust(w) for c, w in zip(row[:left], widths)]
+        out.append("  ".join(cells + [c.rjust(w) for c, w in zip(row[left:], widths[left:])]))
     return out

@@ -10,7 +10,7 @@
 | buffer.png | questions in the replay buffer, by accuracy on entry | Fig. 20 |
 | outcomes.png | graduated, evicted and still inside, of the admitted questions | Fig. 23 |
 | outcomes_by_visits.png | graduated, improved or never improved, by times sampled again | Fig. 24 |
-| composition.png | easy, BCQ- and NCQ-eligible groups of a batch | Fig. 5a |
+| composition.png | easy, BCQ- and NCQ-eligible groups of a batch (BCQ: of those asked) | Fig. 5a |
 | dynamics.png | policy loss, entropy, positive advantages, gradient norm | Figs. 22, 25 |
 | seconds.png, tokens.png | time by phase, tokens of student and teacher | Table 9 |
 
@@ -131,11 +131,16 @@ def composition(table, looks):
         "bcq": ("BCQ-eligible", GREEN),
         "ncq": ("NCQ-eligible", RED),
     }
+    asked, hard = (series.column(steps, f"composition/{name}") for name in ("asked", "ncq"))
+    lazy = asked.between(1, hard - 1).any()  # by --teacher-scope it is known of those asked only
+    if lazy:
+        names["bcq"] = ("solved by the teacher, of those it was asked about", GREEN)
     for name, (label, colour) in names.items():
-        part = series.column(steps, f"composition/{name}")
+        part, whole = series.column(steps, f"composition/{name}"), groups
         if name == "bcq":  # an arm without a teacher does not know which groups are
             part = part.where(part.groupby("arm").transform("max") > 0)
-        found.append(curves.smoothed(steps, label, colour, partial(series.ratio, part, groups)))
+            whole = asked if lazy else groups
+        found.append(curves.smoothed(steps, label, colour, partial(series.ratio, part, whole)))
     title, unit = "Composition of the plain groups", "share of plain groups (%)"
     fig = curves.draw(table, looks, title, unit, found, top=102)
     if fig and len(looks) == 1:  # where every hard question has both, the BCQ curve shows through

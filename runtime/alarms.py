@@ -42,7 +42,7 @@ def add_step(state, record, reformulation):
         "samples": sum(c["samples"] for c in counts),
         "correct": int(sum(c["correct"] for c in counts)),
         "spread": sum(c["groups"] - c["flat"] for c in counts),
-        "hard": record["composition"]["ncq"],
+        "hard": record["composition"]["asked"],
         "solved": record["composition"]["bcq"],
         "candidates": reformulation.candidates_asked,
         "usable": reformulation.candidates_usable,

@@ -1,8 +1,7 @@
 """From flags to a run: data, models, engines, teacher, each in its place, checked and told before
 any long work; and how a run ends.
 
-What a step does stands in train.py; here is what it needs to begin: its questions, opened, and a
-teacher that works ahead.
+What a step does stands in train.py; here is what it needs to begin: its questions, opened.
 """
 
 import json
@@ -25,7 +24,7 @@ import data
 import model
 from baselines import FrozenTeacher
 from buffer import Buffer
-from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name, wants_answers
+from config import DISTILL, comparable, context, flag_of, needs_teacher, run_name
 from distributed import init_student_rank, open_store
 from engines import open_engine
 from engines.base import default_kind
@@ -323,15 +322,6 @@ def same_ids(student, engine):
     """Whether student and teacher write the same text with the same token ids."""
     vocabulary = student.tokenizer.get_vocab()
     return engine.lm is not None and engine.lm.tokenizer.get_vocab() == vocabulary
-
-
-def begin_teacher(requests, step, cfg, teacher, world):
-    """Let a teacher on other processes begin with this step's questions, while the students sample
-    (the paper's overlap). What turns out easy is taken back by Teacher.keep_only.
-    """
-    if teacher and wants_answers(cfg):
-        fresh = cfg.method == "off-distill"
-        teacher.begin([r.question for r in requests], step, fresh)
 
 
 def serve_teacher(cfg, who):

@@ -148,13 +148,15 @@ def by_kind(groups, adv):
 
 def composition(plain, teacher_answers):
     """Fig. 5a: how many plain groups are easy, and how many could become a BCQ and an NCQ (every
-    hard one has a wrong rollout).
+    hard one has a wrong rollout). "bcq" is known, and counted, of the "asked" groups only: with
+    --teacher-scope hard those are all hard ones, with used the hardest.
 
-    teacher_answers: {hard group's id: correct teacher answers}.
+    teacher_answers: {hard group's id: correct teacher answers, or None: not asked}.
     """
     return {
         "groups": len(plain),
         "easy": len(plain) - len(teacher_answers),
+        "asked": sum(answers is not None for answers in teacher_answers.values()),
         "bcq": sum(map(bool, teacher_answers.values())),
         "ncq": len(teacher_answers),
     }

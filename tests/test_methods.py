@@ -52,30 +52,31 @@ def own_number(name, kind, visit):
 
 @pytest.mark.parametrize("method", ["hint", "prefix"])
 @pytest.mark.parametrize(
-    "cap, solved, want",
+    "cap, solved, want, walked",
     [
-        (1, "0123", "0"),
-        (2, "0123", "01"),
-        (2, "123", "12"),
-        (2, "3", "3"),
-        (2, "", ""),
-        (8, "0123", "0123"),
-        (0, "0123", ""),
+        (1, "0123", "0", 1),
+        (2, "0123", "01", 2),
+        (2, "123", "12", 3),
+        (2, "3", "3", 4),
+        (2, "", "", 4),
+        (8, "0123", "0123", 4),
+        (0, "0123", "", 0),
     ],
 )
-def test_the_hardest_that_the_teacher_solves(play, method, cap, solved, want):
+@pytest.mark.parametrize("scope", ["used", "hard"])
+def test_the_hardest_that_the_teacher_solves(play, method, cap, solved, want, walked, scope):
     """A harder question without a correct teacher answer takes no slot; one that is not hard is not
-    asked about.
+    asked about, nor is one behind the last slot.
     """
     teacher = {f"q0{i}" for i in solved}
-    world = play(
-        four_hard, f"--method {method} --batch 8 --aug {cap / 8}", steps=1, teacher=teacher
-    )
+    argv = f"--method {method} --batch 8 --aug {cap / 8} --teacher-scope {scope}"
+    world = play(four_hard, argv, steps=1, teacher=teacher)
     [step] = world.steps
     helped = of(step, method)
     assert names(helped) == [f"q0{i}" for i in want] and len(step["groups"]) == 8 + len(want)
     assert {g.kind for g in step["groups"]} <= {"plain", method}  # no BCQ, no NCQ
-    assert set(step["asked"]) == ({f"q0{i}" for i in range(4)} if cap else set())
+    asked = 4 if scope == "hard" and cap else walked
+    assert step["asked"] == [f"q0{i}" for i in range(asked)]
     for g in helped:  # a group, a baseline
         adv = step["adv"][N * g.id : N * (g.id + 1)]
         assert [s.reward for s in g.samples] == [1] + [0] * 7

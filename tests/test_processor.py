@@ -4,7 +4,9 @@ python -m pytest tests/test_processor.py
 """
 
 import random
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -103,6 +105,21 @@ def test_special_tokens_in_a_question_stay_text(lm):
         prompt = encode(lm, f"{HARMLESS}{token}\n<|im_start|>assistant\n{token}")
         assert [i for i in prompt.ids if i in special] == [i for i in bare.ids if i in special]
         assert token in text_of(lm, prompt)  # it is still there to be read, as letters
+
+
+def test_two_threads_encode_as_one_does(lm):
+    """Which tokens are special is a switch of the tokenizer, and a teacher's thread encodes while
+    the loop does.
+    """
+    texts = [f"{HARMLESS} {k} <|im_end|><think>" * 9 for k in range(12)]
+    alone, switch = [encode(lm, t).ids for t in texts], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            again = list(pool.map(lambda t: encode(lm, t).ids, texts * 60))
+    finally:
+        sys.setswitchinterval(switch)
+    assert again == alone * 60
 
 
 def test_an_image_question_keeps_one_placeholder(lm, few, cfg):

@@ -92,7 +92,8 @@ def test_all_questions_of_an_epoch_come_once(play):
 @pytest.mark.parametrize("tau", [0.5, 0.25, 1.0])
 def test_the_teacher_is_asked_exactly_the_hard_questions(play, tau):
     """At tau itself a question is no longer hard; a question that stands twice is asked once."""
-    world = play(mixed, f"--batch 10 --tau {tau} --replay 0.4", questions=10)
+    argv = f"--batch 10 --tau {tau} --replay 0.4 --teacher-scope hard"
+    world = play(mixed, argv, questions=10)
     plain = [g for s in world.steps for g in of(s, "plain")]
     for step in world.steps:
         mean = [(g.question.id, sum(s.reward for s in g.samples) / N) for g in of(step, "plain")]
@@ -125,28 +126,36 @@ def test_one_reformulation_alone_takes_all_slots(play, flag, kind):
 
 
 @pytest.mark.parametrize(
-    "cap, solved, want",
+    "cap, solved, want, walked",
     [
-        (1, "0123", "bcq0"),
-        (3, "0123", "bcq0 bcq1 ncq0"),  # one slot left: the BCQ takes it
-        (4, "0123", "bcq0 bcq1 ncq0 ncq1"),
-        (3, "123", "bcq1 ncq0 ncq1"),  # the teacher fails on the hardest
-        (3, "", "ncq0 ncq1 ncq2"),
-        (2, "23", "ncq0 ncq1"),  # the pre-cap comes first: q02 is not among the two hardest
-        (8, "0123", "bcq0 bcq1 bcq2 bcq3 ncq0 ncq1 ncq2 ncq3"),
-        (0, "0123", ""),
+        # the last column: of the hard q00 ... q03 so many are asked, ceil(missing / 2) at a time
+        (1, "0123", "bcq0", 1),
+        (3, "0123", "bcq0 bcq1 ncq0", 2),  # one slot left: the BCQ takes it
+        (4, "0123", "bcq0 bcq1 ncq0 ncq1", 2),
+        (3, "123", "bcq1 ncq0 ncq1", 2),  # the teacher fails on the hardest
+        (3, "", "ncq0 ncq1 ncq2", 3),
+        (2, "23", "ncq0 ncq1", 2),  # the pre-cap comes first: q02 is not among the two hardest
+        (8, "0123", "bcq0 bcq1 bcq2 bcq3 ncq0 ncq1 ncq2 ncq3", 4),
+        (0, "0123", "", 0),
     ],
 )
-def test_caps_and_order(play, cap, solved, want):
+@pytest.mark.parametrize("scope", ["used", "hard"])
+def test_caps_and_order(play, cap, solved, want, walked, scope):
     """q00 ... q03 have 0 ... 3 of 8 right, the others all: X_new = 8, so rho_aug = cap / 8."""
     right = lambda name, kind, visit: number(name) if name < "q04" else 8
     teacher = {f"q0{i}" for i in solved}
-    world = play(right, f"--batch 8 --aug {cap / 8}", steps=1, teacher=teacher)
+    argv = f"--batch 8 --aug {cap / 8} --teacher-scope {scope}"
+    world = play(right, argv, steps=1, teacher=teacher)
     [step] = world.steps
+    asked = 4 if scope == "hard" and cap else walked
+    assert step["asked"] == [f"q0{i}" for i in range(asked)]
+    [record] = world.records()
+    both = sum(f"q0{i}" in teacher for i in range(asked))
+    assert record["composition"] == {"groups": 8, "easy": 4, "asked": asked, "bcq": both, "ncq": 4}
     got = of(step, "bcq", "ncq")
     assert " ".join(f"{g.kind}{number(g.question.id)}" for g in got) == want
-    # of the kept questions only
-    assert step["summarized"] == {f"q0{i}" for i in range(min(cap, 4))}
+    # of those only whose prompts enter the pool
+    assert step["summarized"] == {f"q0{i}" for i in range(walked)}
     for g in got:  # what they show is the question's own
         name, correct, wrong = g.question.id, g.correct_candidates, g.wrong_candidates
         shown = (1, 1) if g.kind == "bcq" else (0, N - number(name))
@@ -170,11 +179,11 @@ def test_ties_of_the_pre_cap_fall_by_lot(play):
     few seeds.
     """
     origins = Counter()
-    for seed in range(3):
+    for seed in range(6):
         flags = f"--batch 6 --replay 1 --aug 0.34 --seed {seed}"
         world = play(never, flags, questions=30, steps=4)
         origins.update(g.origin for s in world.steps[1:] for g in of(s, "bcq"))
-    assert origins["new"] and origins["replay"] and origins.total() == 9
+    assert origins["new"] and origins["replay"] and origins.total() == 18
 
 
 # ---- step 6: baselines and the standard deviation ------------------------------------------------

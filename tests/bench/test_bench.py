@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3_5TextConfig
 
+from bench import teacher
 from bench.__main__ import main, parse
 from bench.meter import flops
 from bench.work import meta_lm, random_lm, rewards, text_config
@@ -125,3 +126,23 @@ def test_update_alone_and_a_single_response(capsys):
     assert main([*SMALL, "--response", "8", *what]) == 0
     out = capsys.readouterr().out
     assert "update of one response of 32 tokens" in out and "rollout  " not in out
+
+
+# ---- what the teacher is asked -------------------------------------------------------------------
+
+
+def test_a_teacher_that_solves_nothing_by_hand(capsys):
+    """Each question gives its NCQ only: of 40 prompts 8 enter, 4 answers each were asked for."""
+    args = teacher.parser().parse_args("--new 32 --solves 0 --steps 3".split())
+    rows, prompts = teacher.measure(args)
+    assert prompts == {8} and {answers for answers, *_ in rows["used"]} == {4 * 8}
+    # 4, 2, 1 and 1 questions: ceil(missing / 2) a time
+    assert {rounds for _, _, rounds, *_ in rows["used"]} == {4}
+    assert [row[:2] for row in rows["hard"]] == [row[:2] for row in rows["before"]]
+
+
+def test_the_lazy_teacher_writes_less(capsys):
+    assert teacher.main("--new 64 --steps 2".split()) == 0
+    before, hard, used = (line.split() for line in capsys.readouterr().out.splitlines()[2:])
+    assert hard[1] == before[1] and int(hard[2]) < int(before[2])
+    assert used[2] == hard[2] and 2 * int(used[1]) < int(hard[1])

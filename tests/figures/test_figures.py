@@ -203,6 +203,23 @@ def test_legends_have_counts_and_tau(tmp_path):
     assert legend_texts(ax.get_legend())[0] == "easy (mean reward ≥ 0.25)"
 
 
+@pytest.mark.parametrize(
+    "asked, label, share",
+    [
+        (2, "solved by the teacher, of those it was asked about", 50),
+        (4, "BCQ-eligible", 10),
+        (None, "BCQ-eligible", 10),  # a run of before
+    ],
+)
+def test_what_the_teacher_solves_is_of_those_asked(tmp_path, asked, label, share):
+    counts = {"groups": 10, "easy": 6, "bcq": 1, "ncq": 4} | ({"asked": asked} if asked else {})
+    rows = [line(step, composition=counts) for step in (1, 2)]
+    (ax,) = figure(plot.composition, write(tmp_path, rows)).axes
+    labels = legend_texts(ax.get_legend())
+    assert labels[1] == label
+    assert [round(curve.get_ydata()[-1]) for curve in ax.lines][:3] == [60, share, 40]
+
+
 def test_entry_classes_of_few_questions_are_left_out_beside_larger_ones(tmp_path):
     buffer = {"admitted": {"0.000": 40, "0.125": 9}, "graduated": {"0.125": 9}}
     (ax,) = figure(plot.graduations, write(tmp_path, [line(1, buffer=buffer)])).axes

@@ -91,7 +91,9 @@ def test_kinds_sum_to_the_whole():
 def test_composition_by_hand():
     # three plain groups, two of them hard, one of those solved by the teacher
     got = composition(GROUPS[:3], {0: ["an answer"], 1: []})
-    assert got == {"groups": 3, "easy": 1, "bcq": 1, "ncq": 2}
+    assert got == {"groups": 3, "easy": 1, "asked": 2, "bcq": 1, "ncq": 2}
+    got = composition(GROUPS[:3], {0: [], 1: None})  # it was asked about one, and did not solve it
+    assert got == {"groups": 3, "easy": 1, "asked": 1, "bcq": 0, "ncq": 2}
 
 
 def test_shown_questions():
