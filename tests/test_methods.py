@@ -76,7 +76,7 @@ def test_the_hardest_that_the_teacher_solves(play, method, cap, solved, want, wa
     assert names(helped) == [f"q0{i}" for i in want] and len(step["groups"]) == 8 + len(want)
     assert {g.kind for g in step["groups"]} <= {"plain", method}  # no BCQ, no NCQ
     asked = 4 if scope == "hard" and cap else walked
-    assert step["asked"] == [f"q0{i}" for i in range(asked)]
+    assert sorted(step["asked"]) == [f"q0{i}" for i in range(asked)]
     for g in helped:  # a group, a baseline
         adv = step["adv"][N * g.id : N * (g.id + 1)]
         assert [s.reward for s in g.samples] == [1] + [0] * 7

@@ -148,7 +148,7 @@ def test_caps_and_order(play, cap, solved, want, walked, scope):
     world = play(right, argv, steps=1, teacher=teacher)
     [step] = world.steps
     asked = 4 if scope == "hard" and cap else walked
-    assert step["asked"] == [f"q0{i}" for i in range(asked)]
+    assert sorted(step["asked"]) == [f"q0{i}" for i in range(asked)]
     [record] = world.records()
     both = sum(f"q0{i}" in teacher for i in range(asked))
     assert record["composition"] == {"groups": 8, "easy": 4, "asked": asked, "bcq": both, "ncq": 4}
