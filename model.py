@@ -53,6 +53,7 @@ class LM:
     compute: torch.dtype = torch.float32  # of matrix products; the weights themselves stay float32
     max_pixels: int = 0  # larger pictures are scaled down to it; 0: as they are
     aside: dict[str, bytes] = field(default_factory=dict)  # files that are saved as they were read
+    cast_head: Any = None  # the head in `compute`, while an engine samples (engines/hf.py)
     sharded: bool = False  # FSDP gathers the weights in `compute`: autocast has nothing left to do
 
     @property
@@ -84,7 +85,8 @@ class LM:
 
     def logits(self, hidden):
         """(..., V) logits of (..., D) hidden states in fp32; probability 0 on the banned ids."""
-        return mask_logits(hidden @ self.head.T, self.banned)
+        head = self.head if self.cast_head is None else self.cast_head
+        return mask_logits(hidden @ head.T, self.banned)
 
     def blocks(self):
         """The decoder blocks, in order: what FSDP gathers one after the other."""

@@ -10,7 +10,12 @@ and a token is the inverse of the cumulative distribution at the next uniform. S
 are the same alone and in any batch, up to float noise.
 """
 
+from contextlib import contextmanager
+from functools import partial
+
 import torch
+from torch import nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
@@ -63,7 +68,7 @@ class HFEngine(Engine):
         taken = {id(q) for q in batch}
         self.queue = [q for q in self.queue if id(q) not in taken]
         keys, prompts, visions, seeds, _ = zip(*batch)
-        with torch.no_grad(), self.lm.autocast():
+        with torch.no_grad(), cast_once(self.lm), self.lm.autocast():
             return list(zip(keys, self._batch(prompts, visions, seeds, *settings)))
 
     @property
@@ -155,6 +160,30 @@ class HFEngine(Engine):
         repeat = torch.arange(N, device=lm.device).repeat_interleave(n)
         cache.reorder_cache(repeat)
         return h[repeat], cache, mask[repeat], after[repeat]
+
+
+@contextmanager
+def cast_once(lm):
+    """Within, linear layers and head multiply with lm.compute copies of their float32 weights, made
+    once: the numbers of autocast, which would cast all weights again for every decoded token.
+    """
+    stored = next(lm.net.parameters()).dtype
+    if lm.sharded or lm.compute in (torch.float32, stored):  # there is nothing to cast
+        yield
+        return
+    head = lm.net.get_output_embeddings()  # often the embedding as well: only LM.logits uses it
+    layers = [m for m in lm.net.modules() if type(m) is nn.Linear and m is not head]
+    lm.cast_head = lm.head.detach().to(lm.compute)
+    for layer in layers:  # the parameters stay: a checkpoint may be reading them
+        bias = None if layer.bias is None else layer.bias.detach().to(lm.compute)
+        weight = layer.weight.detach().to(lm.compute)
+        layer.forward = partial(F.linear, weight=weight, bias=bias)
+    try:
+        yield
+    finally:
+        lm.cast_head = None
+        for layer in layers:
+            del layer.forward
 
 
 class _Responses:

@@ -4,6 +4,8 @@ python -m pytest tests/engines/test_hf.py
 """
 
 import math
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 
@@ -12,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 from stock import stock_inputs, stock_logp
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import model
 import tiny
 from config import flags
-from engines import open_engine
+from engines import hf, open_engine
 from engines.base import Stopped, seed_of
 from engines.hf import HFEngine, choose, draws
 from policy import Policy
@@ -602,3 +605,43 @@ def test_text_only_models(config, auto, questions, cfg):
         how = {"do_sample": False, "suppress_tokens": lm.banned.tolist()}
         out = net.generate(torch.tensor([p.ids]), max_new_tokens=12, **how)
         assert tuple(out[0, len(p.ids) :].tolist()) == group[0].response_ids
+
+
+# ---- bfloat16 from float32 masters ---------------------------------------------------------------
+
+
+class Casts(TorchDispatchMode):
+    """How often each tensor was cast, by its memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.count[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_weights_are_cast_once_and_nothing_else_changes(monkeypatch, trained):
+    """Not at each token, whether they have gradients (which autocast keeps casts of) or not; bit
+    for bit what autocast alone samples, and what an error breaks off leaves no trace.
+    """
+    lm = tiny.new_model(0)
+    lm.compute, lm.eos_ids = torch.bfloat16, (-1,)
+    lm.net.requires_grad_(trained)
+    prompts = [encode(lm, f"What is {k}+2?") for k in (1, 234)]
+    with Casts() as casts:
+        got = HFEngine(lm).sample(prompts, 3, 6, 0)
+    linear = [m for m in lm.net.modules() if type(m) is torch.nn.Linear]
+    assert {casts.count[x.weight.data_ptr()] for x in linear} == {1}
+    assert casts.count[lm.head.data_ptr()] == 1
+    monkeypatch.setattr(hf, "cast_once", lambda lm: nullcontext())
+    assert got == HFEngine(lm).sample(prompts, 3, 6, 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(hf, "choose", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        HFEngine(lm).sample(prompts, 3, 6, 0)
+    assert lm.cast_head is None and not any("forward" in vars(x) for x in linear)
+    assert {p.dtype for p in lm.net.parameters()} == {torch.float32}
