@@ -2,7 +2,7 @@
 code and TRL's GRPOTrainer.
 
     pip install -r requirements-bench.txt         # TRL, for that comparison only
-    python -m bench                               # the tiny preset, two CPU cores, two minutes
+    python -m bench                               # a recorded ZPPO step of the tiny world, a CPU
     python -m bench teacher                       # what the teacher writes, by --teacher-scope
     python -m bench --student 0.8b                # one GPU; --response 2048 8192 is the default
     python -m bench --student 0.8b --device cpu --layers 4 --response 32 --n 2 --prompt 32 \\
@@ -22,10 +22,14 @@ micro-batches of the same size. A step is
   gather, backward;
 * TRL: GRPOTrainer, its newest version, configured to the same work (trl_side.py says how, and what
   differs).
-In `ours` each group has both rewards, so every row has a gradient. In RL most groups are flat (82 %
-of them in a ZPPO run of the tiny world, 93 % in one of GRPO); we skip their backward, the other two
-train them with weight zero: the columns `ours, 50 % flat` and `ours, 80 % flat` are the same step
-with so many flat groups.
+Without other flags the step is one of a real ZPPO run of the tiny world (zppo_step.json, written by
+record.py): as many plain, replayed, BCQ and NCQ prompts, each as long as it was, the groups flat
+that were; responses have the mean length, because TRL can't be told each. A flat group has no
+gradient: we skip its backward, the other two train it with weight zero.
+
+With --prompts (the tiny preset's own questions) or a larger preset each group of `ours` has both
+rewards, so every row has a gradient; `ours, 50 % flat` and `ours, 80 % flat` are the same step with
+so many flat groups.
 
 Numbers: medians over --repeat steps after one that warms up, the contenders taking turns, because
 the machine may be shared; a ratio is the median of the ratios inside a turn. On a CPU seconds are
@@ -36,6 +40,7 @@ dtype. Memory: on a GPU the most that was allocated in a phase, weights and opti
 contender runs alone there. On a CPU the process's resident memory at its highest in the phase,
 measured in the warm-up step.
 
+    record.py      writes the step to be replayed
     work.py        the model, the prompts, the rewards: the same for all
     meter.py       FLOPs, the rate of matrix products, seconds and memory
     contenders.py  our step, the plain one; trl_side.py: TRL's

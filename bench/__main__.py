@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
 from bench.table import PHASES, lines, median, table
-from bench.work import PRESETS, make_work, meta_lm, text_config
+from bench.work import PRESETS, make_work, meta_lm, recorded, text_config
 from config import flags
 
 PARTS = (*PHASES, "head", "single", "transformers", "trl")
@@ -32,11 +33,11 @@ def parser():
     presets = sorted(x.stem for x in PRESETS.glob("*.json"))
     p.add_argument("--student", default="tiny", choices=presets, help="preset")
     number("--layers", 0, "only its first layers; 0: all")
-    number("--prompts", 0, "a step; default: 32, large presets 4")
+    number("--prompts", 0, "a step; default: those of the recorded step, large presets 4")
     number("--prompt", 512, "tokens of a prompt; the tiny preset has its own questions")
-    why = "tokens; default: 28, large presets 2048 8192"
+    why = "tokens; default: the recorded mean, large presets 2048 8192"
     p.add_argument("--response", type=int, nargs="+", default=None, help=why)
-    number("--micro-batch", 0, "rows per forward and backward; default: 64, large presets 4")
+    number("--micro-batch", 0, "rows per forward and backward; default: 48 to 64, large presets 4")
     number("--single", 12288, "tokens of the one response whose update's memory is measured")
     why = "default: all (tiny: all but single)"
     p.add_argument("--what", nargs="+", choices=PARTS, default=None, help=why)
@@ -49,8 +50,13 @@ def parse(argv):
     """(our arguments, the config of train.py). Raises ValueError for what can't be compared."""
     args, rest = parser().parse_known_args(argv)
     small = args.student == "tiny"
-    args.prompts = args.prompts or (32 if small else 4)
-    args.response = args.response or ([28] if small else [2048, 8192])
+    args.recorded = small and not args.prompts
+    step = recorded() if args.recorded else []
+    written = [tokens for group in step for tokens in group["responses"]]
+    args.prompts = args.prompts or len(step) or 4
+    args.response = args.response or (
+        [round(sum(written) / len(written))] if step else [2048, 8192]
+    )
     args.what = args.what or [x for x in PARTS if not small or x != "single"]
     if small and args.prompts > 150:
         raise ValueError("the tiny preset has 150 text questions; --prompts 150 is the most")
@@ -59,7 +65,8 @@ def parse(argv):
     student = "tiny" if small else "random"
     cfg = flags(["--student", student, "--method", "grpo", "--data", "tiny", *rest])
     rows = args.prompts * cfg.group_size // cfg.iterations
-    args.micro_batch = min(args.micro_batch or (64 if small else 4), rows)
+    default = rows // 2 if args.recorded else 64 if small else 4
+    args.micro_batch = min(args.micro_batch or default, rows)
     if args.prompts % cfg.iterations or rows % args.micro_batch:
         raise ValueError(
             f"--prompts {args.prompts} must be a multiple of --iterations {cfg.iterations}, and "
@@ -113,6 +120,10 @@ def measure_steps(report, response):
     if isinstance(found["ours"], str):
         return
     lengths = [len(p.ids) for p in work.prompts]
+    if args.recorded:
+        kinds = Counter(group["kind"] for group in recorded())
+        told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        print(f"\na recorded ZPPO step: {told} groups, {sum(work.flat)} of {len(lengths)} flat")
     print(
         f"\n{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens x {work.n} responses "
         f"of {response}, {work.iterations} updates, micro-batches of {work.micro_batch}; medians "

@@ -95,7 +95,7 @@ class Ours:
     """
 
     def __init__(self, config, cfg, work, flat=0, draw=True):
-        self.cfg, self.work, self.flat, self.seed = cfg, work, flat, 0
+        self.cfg, self.work, self.flat, self.seed = cfg, work, flat or work.flat, 0
         lm = random_lm(config, cfg)
         self.engine = our_engine(lm, config, cfg, work.longest) if draw else None
         self.invented = None if draw else invented(work.prompts, work.n, work.response)
@@ -120,7 +120,7 @@ class Ours:
             with meter("rollout"):
                 groups, adv = self.rollout()
         else:
-            scores = spread_rewards(len(work.prompts) * work.n, work.n)
+            scores = spread_rewards(len(work.prompts) * work.n, work.n, work.flat)
             groups, adv = grouped(self.invented, scores, work.n)
         assert all(len(s.response_ids) == work.response for g in groups for s in g.samples)
         self.trainer.update(groups, adv, meter)
@@ -164,7 +164,7 @@ class Plain:
             min_new_tokens=work.response,
         )
         texts = tokenizer.batch_decode(ids[:, -work.response :], skip_special_tokens=True)
-        scores = rewards(texts, work.golds, work.n)
+        scores = rewards(texts, work.golds, work.n, work.flat)
         adv = advantages(scores, [i // work.n for i in range(rows)]).to(device, torch.float32)
         written = torch.ones(rows, work.response, dtype=torch.long, device=device)
         mask = torch.cat([x["attention_mask"].repeat_interleave(work.n, 0), written], dim=1)
@@ -207,7 +207,7 @@ def compare(config, cfg, args, work):
     """
     draw = "rollout" in args.what
     makers = {"ours": lambda: Ours(config, cfg, work, draw=draw)}
-    if draw and args.student == "tiny":
+    if draw and args.student == "tiny" and not args.recorded:
         makers["ours, 50 % flat"] = lambda: Ours(config, cfg, work, flat=2)
         makers["ours, 80 % flat"] = lambda: Ours(config, cfg, work, flat=5)
     if draw and "transformers" in args.what:

@@ -35,7 +35,8 @@ def table(found, work, useful, rate):
             row = {"phase": phase, "who": who, "seconds": s, "tokens_per_s": work.tokens / s}
             row["wall"] = median(sums(meters[1:], "wall", parts))
             # a flat group is not trained, so its FLOPs were not spent
-            row["mfu"] = None if "flat" in who else flops / s / rate
+            skips = "flat" in who or (who == "ours" and any(work.flat))
+            row["mfu"] = None if skips else flops / s / rate
             row["peak_gb"] = max(peaks, default=NAN)
             row["of_ours"] = median(a / b for a, b in zip(seconds, spent["ours"]))
             rows.append(row)

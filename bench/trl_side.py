@@ -124,10 +124,12 @@ def config(cfg, work, repeat, folder):
 
 def steps(lm, cfg, work, repeat, others):
     """The Meters of a warm-up rollout step and `repeat` more; others(k): called before the k-th."""
-    golds = dict(zip(work.texts, work.golds))
+    golds, flat = dict(zip(work.texts, work.golds)), dict(zip(work.texts, work.flat))
 
     def scores(prompts, completions, **_):
-        return rewards(completions, [golds[p] for p in prompts[:: work.n]], work.n)
+        asked = prompts[:: work.n]
+        spread = tuple(flat[p] for p in asked) if work.flat else 0
+        return rewards(completions, [golds[p] for p in asked], work.n, spread)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(

@@ -16,6 +16,8 @@ from records import Prompt
 from reward import grade
 
 PRESETS = Path(__file__).parent.parent / "assets/presets"
+STEP = Path(__file__).parent / "zppo_step.json"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PADDING = 243  # ids of the real vocabulary that no token has, banned in sampler and trainer alike
 
 
@@ -70,6 +72,7 @@ class Work:
     response: int
     iterations: int
     micro_batch: int  # rows of a forward and backward
+    flat: tuple[bool, ...] = ()  # which groups of a recorded step had no spread of rewards
 
     @property
     def tokens(self):
@@ -82,30 +85,42 @@ class Work:
         return max(len(p.ids) for p in self.prompts) + self.response
 
 
+def recorded():
+    """The groups of bench.record's step, as dicts."""
+    return json.loads(STEP.read_text())
+
+
 def make_work(cfg, args, response):
-    """The Work of one response length: the tiny world's text questions, or random letters."""
-    tokenizer = tiny.new_tokenizer()
+    """The Work of one response length: the recorded step's prompt lengths, the tiny world's text
+    questions, or random letters.
+    """
+    tokenizer, flat = tiny.new_tokenizer(), ()
     reader = SimpleNamespace(tokenizer=tokenizer, path="", image_processor=None)
-    if args.student == "tiny":
+    if args.recorded:
+        rng, groups = random.Random(0), recorded()
+        written = ["".join(rng.choices(LETTERS, k=g["prompt"])) for g in groups]
+        prompts = [Prompt(tuple(tokenizer(x)["input_ids"])) for x in written]
+        assert [len(p.ids) for p in prompts] == [g["prompt"] for g in groups]
+        golds, flat = [("1",)] * len(groups), tuple(g["flat"] for g in groups)
+    elif args.student == "tiny":
         asked = tiny.questions("heldout_text")[: args.prompts]
         prompts = [encode(reader, q.question + CLOSER) for q in asked]
         golds = [q.golds for q in asked]
     else:
         rng = random.Random(0)
-        letters = "abcdefghijklmnopqrstuvwxyz"
-        written = ["".join(rng.choices(letters, k=args.prompt)) for _ in range(args.prompts)]
+        written = ["".join(rng.choices(LETTERS, k=args.prompt)) for _ in range(args.prompts)]
         prompts = [Prompt(tuple(tokenizer(x)["input_ids"])) for x in written]
         golds = [("1",)] * args.prompts
     texts = [tokenizer.decode(p.ids) for p in prompts]
     again = [tuple(ids) for ids in tokenizer(texts)["input_ids"]]
     assert again == [p.ids for p in prompts], "TRL would read other prompts"
     sizes = cfg.group_size, response, cfg.iterations, args.micro_batch
-    return Work(prompts, texts, golds, *sizes)
+    return Work(prompts, texts, golds, *sizes, flat)
 
 
 def rewards(texts, golds, n, flat=0):
     """Grades each text, then returns rewards with spread in every group, or in only every flat-th
-    one.
+    one; flat may say of each group whether it is.
 
     Random weights solve nothing: the grader is called for its cost, its verdict replaced.
     """
@@ -116,5 +131,8 @@ def rewards(texts, golds, n, flat=0):
 
 def spread_rewards(rows, n, flat=0):
     """0, 1, 0, 1, ...; with `flat`, all 1 in the groups that are not the flat-th."""
-    is_flat = [bool(flat) and (i // n) % flat != flat - 1 for i in range(rows)]
-    return [1.0 if is_flat[i] else float(i % 2) for i in range(rows)]
+    groups = range(rows // n)
+    if not isinstance(flat, tuple):
+        flat = tuple(bool(flat) and k % flat != flat - 1 for k in groups)
+    flat = flat or (False,) * len(groups)
+    return [1.0 if flat[i // n] else float(i % 2) for i in range(rows)]

@@ -4,6 +4,7 @@ python -m pytest tests/bench
 """
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import Qwen3_5TextConfig
 from bench import teacher
 from bench.__main__ import main, parse
 from bench.meter import flops
-from bench.work import meta_lm, random_lm, rewards, text_config
+from bench.work import make_work, meta_lm, random_lm, recorded, rewards, text_config
 from model import collate, response_hidden
 from records import Prompt, Sample
 
@@ -126,6 +127,31 @@ def test_update_alone_and_a_single_response(capsys):
     assert main([*SMALL, "--response", "8", *what]) == 0
     out = capsys.readouterr().out
     assert "update of one response of 32 tokens" in out and "rollout  " not in out
+
+
+# ---- the recorded step ---------------------------------------------------------------------------
+
+
+def test_the_recorded_step_is_one_of_the_tiny_world():
+    """Eight BCQ and NCQ groups, a quarter of the 32 new ones replayed; longer prompts help."""
+    args, cfg = parse([])
+    work, groups = make_work(cfg, args, 4), recorded()
+    kinds = Counter(g["kind"] for g in groups)
+    assert kinds["plain"] == 40 and kinds["bcq"] + kinds["ncq"] == 8 == kinds["bcq"] * 2
+    assert [len(p.ids) for p in work.prompts] == [g["prompt"] for g in groups]
+    longest = {k: max(g["prompt"] for g in groups if g["kind"] == k) for k in kinds}
+    assert longest["bcq"] < longest["ncq"]
+    assert all(len(g["responses"]) == 8 for g in groups)
+    rows = rewards(["x"] * 96, [("1",)] * 48, 2, work.flat)
+    assert [a == b for a, b in zip(rows[::2], rows[1::2])] == [g["flat"] for g in groups]
+
+
+def test_the_recorded_step_is_replayed_by_all(capsys):
+    what = ["--what", "rollout", "old_logp", "update", "transformers"]
+    assert main(["--n", "2", "--repeat", "1", "--response", "3", *what]) == 0
+    out = capsys.readouterr().out
+    assert "a recorded ZPPO step: 40 plain, 4 bcq, 4 ncq groups" in out
+    assert "ours, 50" not in out and out.count("transformers") >= 4
 
 
 # ---- what the teacher is asked -------------------------------------------------------------------
