@@ -197,8 +197,10 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    from bench import scaling  # which reads flags as they are read here
+
     # python -m bench COMMAND; without one, the steps above
-    commands = {"speedrun": speedrun.main, "teacher": teacher.main}
+    commands = {"speedrun": speedrun.main, "teacher": teacher.main, "scaling": scaling.main}
     name, rest = sys.argv[1:2], sys.argv[2:]
     try:
         sys.exit(commands[name[0]](rest) if name and name[0] in commands else main())
