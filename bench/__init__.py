@@ -3,6 +3,7 @@ code and TRL's GRPOTrainer.
 
     pip install -r requirements-bench.txt         # TRL, for that comparison only
     python -m bench                               # a recorded ZPPO step of the tiny world, a CPU
+    python -m bench scaling                       # seconds against tokens, groups, buffer, data
     python -m bench teacher                       # what the teacher writes, by --teacher-scope
     python -m bench --student 0.8b                # one GPU; --response 2048 8192 is the default
     python -m bench --student 0.8b --device cpu --layers 4 --response 32 --n 2 --prompt 32 \\
@@ -46,6 +47,7 @@ measured in the warm-up step.
     work.py        the model, the prompts, the rewards: the same for all
     meter.py       FLOPs, the rate of matrix products, seconds and memory
     contenders.py  our step, the plain one; trl_side.py: TRL's
+    scaling.py     one size after the other
     teacher.py     what the teacher is asked, simulated
     parts.py       the update of one long response, the head alone
     table.py       rows and text

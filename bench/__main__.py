@@ -5,12 +5,12 @@ import json
 import sys
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 import bench
-from bench import gpu, speedrun, teacher
 from bench.contenders import compare, guarded
 from bench.meter import flops, matmul_rate, work_flops
 from bench.parts import head, single
@@ -22,7 +22,7 @@ COMMANDS = {
     "gpu": gpu.main,
     "speedrun": speedrun.main,
     "teacher": teacher.main,
-}  # python -m bench COMMAND
+}  COMMANDS = ("gpu", "scaling", "speedrun", "teacher")  # python -m bench COMMAND: their own files
 PARTS = (*PHASES, "head", "single", "transformers", "trl")
 
 
@@ -181,7 +181,7 @@ def main(argv=None):
     """Measure what was asked for and print it. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return COMMANDS[argv[0]](argv[1:])
+        return import_module(f"bench.{argv[0]}").main(argv[1:])
     begin = time.perf_counter()
     args, cfg = parse(argv)
     report = Report(args, cfg, text_config(args.student, args.layers))

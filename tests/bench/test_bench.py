@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3_5TextConfig
 
-from bench import gpu, teacher
+from bench import gpu, scaling, teacher
 from bench.__main__ import main, parse
 from bench.meter import flops
 from bench.work import make_work, meta_lm, random_lm, recorded, rewards, text_config
@@ -232,3 +232,22 @@ def test_a_checkpoint_that_is_not_what_was_saved_is_an_error(tmp_path, monkeypat
     monkeypatch.setattr(gpu.checkpoint, "load", spoiled)
     assert gpu.main([*SMALLEST, "--out", str(tmp_path)]) == 1
     assert "DIFFERENT" in (tmp_path / "gpu.md").read_text()
+
+
+# ---- scaling -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "part, sizes", [("tokens", (2, 4)), ("groups", (2, 4)), ("buffer", (4, 40)), ("rows", (8, 80))]
+)
+def test_each_part_of_the_scaling_table_runs(part, sizes):
+    found = scaling.measure(part, 1, sizes)
+    assert [size for size, _ in found] == list(sizes) and all(s > 0 for _, s in found)
+
+
+def test_a_full_buffer_stays_full_and_does_what_a_step_does():
+    """480 questions come, as many of the oldest as are new and hard leave."""
+    step = scaling.full_buffer(1000)
+    step()
+    buffer = step.__closure__[0].cell_contents
+    assert len(buffer) == 1000 and sum(buffer.counts["evicted"].values()) > 100
