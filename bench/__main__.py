@@ -18,11 +18,7 @@ from bench.table import PHASES, lines, median, table
 from bench.work import PRESETS, make_work, meta_lm, recorded, text_config
 from config import flags
 
-COMMANDS = {
-    "gpu": gpu.main,
-    "speedrun": speedrun.main,
-    "teacher": teacher.main,
-}  COMMANDS = ("gpu", "scaling", "speedrun", "teacher")  # python -m bench COMMAND: their own files
+COMMANDS = ("gpu", "scaling", "speedrun", "teacher")  # python -m bench COMMAND: a file each
 PARTS = (*PHASES, "head", "single", "transformers", "trl")
 
 

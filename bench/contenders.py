@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 import model
+import shared_prompt
 from bench.meter import Meter
 from bench.work import random_lm, rewards, spread_rewards
 from distributed import World
@@ -31,14 +32,16 @@ from rollout import sync_weights
 
 class Trainer:
     """The trained model, its optimizer, and policy.update on one rank. longest: tokens of the
-    longest row, so that a micro-batch has micro_batch of them. bare: never under FSDP.
+    longest row, so that a micro-batch has micro_batch of them; prompts are shared where the model
+    can. bare: never under FSDP. sampler: the engine that samples, as train.py tells shard_policy.
     """
 
-    def __init__(self, lm, cfg, micro_batch, longest, bare=False):
+    def __init__(self, lm, cfg, micro_batch, longest, bare=False, sampler=None):
         self.cfg, self.world = copy.copy(cfg), World(device=cfg.device)
         self.cfg.micro_tokens = micro_batch * longest
+        shared_prompt.decide([lm], self.world)
         # first: it replaces what it shards
-        self.policy = Policy(lm) if bare else shard_policy(lm, self.world)
+        self.policy = Policy(lm) if bare else shard_policy(lm, self.world, sampler=sampler)
         self.optimizer = adamw(lm.net, cfg)
         self.rng = random.Random(0)
 
@@ -96,7 +99,7 @@ class Ours:
         lm = random_lm(config, cfg)
         self.engine = our_engine(lm, config, cfg, work.longest) if draw else None
         self.invented = None if draw else invented(work.prompts, work.n, work.response)
-        self.trainer = Trainer(lm, cfg, work.micro_batch, work.longest)
+        self.trainer = Trainer(lm, cfg, work.micro_batch, work.longest, sampler=self.engine)
 
     def rollout(self):
         """Graded groups of new samples, and their advantages."""

@@ -31,7 +31,6 @@ import platform
 import tempfile
 import time
 import traceback
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -185,14 +184,13 @@ def planned(config, cfg, bench):
 
 class Update:
     """policy.update on invented responses to random prompts, all of them with a gradient: as many
-    groups of N as fill a micro-batch.
+    groups of N as fill a micro-batch. shares: the prompt of a group is computed once; else each row
+    computes it, and FLOPs are those of whole rows.
     """
 
-    def __init__(self, bench, config, cfg, prompt, response, bare=False, shares=None):
+    def __init__(self, bench, config, cfg, prompt, response, bare=False, shares=False):
         self.config, self.prompt, self.response = config, prompt, response
         lm = made(config, cfg)
-        if shares is not None:
-            lm.share_prompts = shares
         row = prompt + response
         groups = -(-(cfg.micro_tokens // row) // N) or 1
         prompts = [Prompt(tuple(range(20, 70)) * (prompt // 50) + (20,) * (prompt % 50))] * groups
@@ -201,6 +199,8 @@ class Update:
         scores = spread_rewards(self.rows, N)
         self.groups, self.adv = grouped(invented(prompts, N, response), scores, N)
         self.trainer = Trainer(lm, cfg, max(1, cfg.micro_tokens // row), row, bare)
+        assert lm.share_prompts or not shares, "this model's prompts can't be shared"
+        lm.share_prompts = shares
         self.device, self.repeat = cfg.device, bench.args.repeat
 
     def measure(self):
@@ -250,8 +250,6 @@ def updates(bench):
 
 def prompts(bench):
     """The same update with prompts shared and repeated, where a prompt is long."""
-    if "share_prompts" not in {f.name for f in fields(model.LM)}:
-        return [], "not measured: this version has no shared prompts"
     (name, config), rows = bench.first, []
     lengths = bench.sizes["long"], bench.sizes["short"]
     for kind, shares in (("shared", True), ("repeated", False)):
