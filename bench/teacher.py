@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import tiny
 import train
 from bench.table import aligned, median
+from bench.work import text_reader
 from buffer import Buffer
 from config import flags
 from data import Question
@@ -119,7 +120,7 @@ def measure(args):
     """{"before", "hard", "used": one tuple a step: answers, summaries, rounds of asking, questions
     begun ahead, of them used}, and {how many prompts a step gave}.
     """
-    reader = SimpleNamespace(tokenizer=tiny.new_tokenizer(), path="", image_processor=None)
+    reader = text_reader(tiny.new_tokenizer())
     engine = SimpleNamespace(lm=reader, control=(), window=ROOM)
     rows, prompts = {"before": [], "hard": [], "used": []}, set()
     for step in range(args.steps):

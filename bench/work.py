@@ -90,12 +90,18 @@ def recorded():
     return json.loads(STEP.read_text())
 
 
+def text_reader(tokenizer):
+    """What processor.encode takes of a model.LM, for texts."""
+    ids = {"eos_ids": (tokenizer.eos_token_id,), "image_id": -1, "video_id": -1}
+    return SimpleNamespace(tokenizer=tokenizer, path="", image_processor=None, **ids)
+
+
 def make_work(cfg, args, response):
     """The Work of one response length: the recorded step's prompt lengths, the tiny world's text
     questions, or random letters.
     """
     tokenizer, flat = tiny.new_tokenizer(), ()
-    reader = SimpleNamespace(tokenizer=tokenizer, path="", image_processor=None)
+    reader = text_reader(tokenizer)
     if args.recorded:
         rng, groups = random.Random(0), recorded()
         written = ["".join(rng.choices(LETTERS, k=g["prompt"])) for g in groups]
