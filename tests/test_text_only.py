@@ -26,6 +26,7 @@ import tiny
 import train
 from distributed import World
 from records import RolloutRequest, Sample
+from reward import grade
 from runtime import checkpoint, console
 from runtime.files import read_jsonl
 
@@ -84,14 +85,13 @@ def lines(tmp_path):
 @pytest.fixture
 def run(monkeypatch, tmp_path, lines):
     """train.main but for its figures; graded by parity. Returns (records, run folder)."""
-    real = teacher.grade
 
     def parity(text, golds):
-        return float(real(text, golds) or sum(map(ord, text)) % 2 == 0)
+        return float(grade(text, golds) or sum(map(ord, text)) % 2 == 0)
 
     def make(argv, image=False):
         for module in (rollout, teacher):
-            monkeypatch.setattr(module, "grade", parity)
+            monkeypatch.setattr(module, "grader", lambda spec: parity)
         out = tmp_path / "run"
         small = SMALL.replace("--aug 1", "") if "distill" in argv else SMALL
         argv = f"{small} --data {lines(image)} --out {out} {argv}"
@@ -188,7 +188,7 @@ def test_a_llama_teaches(folders, run):
 
 def test_a_llama_is_asked_about_an_image(folders, run):
     """The student can see, the teacher can't: one line that names the teacher."""
-    argv = f"--student tiny --teacher {folders[False]} --tau 1 --temperature 3"
+    argv = f"--student tiny --teacher {folders[False]} --tau 1 --teacher-scope hard"
     with pytest.raises(ValueError, match="reads text only") as e:
         run(f"{argv} --batch 5 --iterations 1", image=True)
     assert folders[False] in str(e.value) and "\n" not in str(e.value)

@@ -129,7 +129,7 @@ def test_in_an_update_the_last_checkpoint_is_named(broken_run):
 
 def test_before_an_update_the_step_before_it_is_kept(broken_run):
     """In a forward or backward no weight has moved yet, and there memory ends most often."""
-    told, job = broken_run(policy, "measure_zero_advantage", CUDA, 3)
+    told, job = broken_run(policy, "measure", CUDA, 5)  # it is called twice a step
     assert "the 2 finished steps are in" in str(told)
     assert [p.name for p in (job.out / "checkpoints").iterdir()] == ["step-000002"]
 
