@@ -103,6 +103,7 @@ def test_work_that_trl_can_not_do_is_refused():
 SMALL = ["--prompts", "4", "--n", "2", "--repeat", "1"]
 
 
+@pytest.mark.slow
 def test_smallest_run(tmp_path, capsys):
     """The same work by us and by plain transformers, and a line for each part that was not
     measured.
@@ -146,6 +147,7 @@ def test_the_recorded_step_is_one_of_the_tiny_world():
     assert [a == b for a, b in zip(rows[::2], rows[1::2])] == [g["flat"] for g in groups]
 
 
+@pytest.mark.slow
 def test_the_recorded_step_is_replayed_by_all(capsys):
     what = ["--what", "rollout", "old_logp", "update", "transformers"]
     assert main(["--n", "2", "--repeat", "1", "--response", "3", *what]) == 0
@@ -197,6 +199,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(gpu, "matmul_rate", lambda device, dtype: 1e11)
 
 
+@pytest.mark.slow
 def test_a_gpu_days_report(tmp_path, monkeypatch, capsys, quick):
     """A part that fails is named, the others are measured; where no time is left, that is said."""
     parts = {k: v for k, v in gpu.PARTS.items() if k in ("update", "head", "checkpoint")}

@@ -421,6 +421,7 @@ def test_runs_once_and_reports(tmp_path, stand_in, capsys):
     assert study.main(["--report", str(out)]) == 0 and (out / "table.md").is_file()
 
 
+@pytest.mark.slow
 def test_more_steps_go_further(tmp_path, stand_in):
     assert stand_in() == 0
     (tmp_path / "out/zppo-seed0/final").rmdir()  # train.py publishes anew
@@ -428,6 +429,7 @@ def test_more_steps_go_further(tmp_path, stand_in):
     assert stand_in("--steps", "6") == 0 and study.last_step(tmp_path / "out/zppo-seed0") == 6
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_one_line_and_the_others_go_on(tmp_path, stand_in, capsys):
     assert stand_in("--jobs", "1", zppo_seed0="fails") == 1
     said = capsys.readouterr()
@@ -449,6 +451,7 @@ def test_a_killed_run_goes_on(tmp_path, stand_in, capsys):
     assert steps_of(tmp_path / "out/zppo-seed0") == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_passed_on_once_and_the_same_command_goes_on(tmp_path, stand_in, capfd):
     folder = tmp_path / "out/zppo-seed0"
 

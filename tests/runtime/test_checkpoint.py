@@ -404,6 +404,7 @@ def assert_same_tensors(one, two):
         assert a["exp_avg"].any() and a["step"] == 2
 
 
+@pytest.mark.slow
 def test_what_two_ranks_wrote_one_reads(by_two):
     """Bit for bit, with bfloat16 compute: the float32 masters come from the shards, not from
     model/.

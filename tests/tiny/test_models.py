@@ -131,6 +131,7 @@ def test_teacher_writes_hints_and_student_reads_them():
     assert measure.mean(measure.rates(student, asked)) >= 0.8
 
 
+@pytest.mark.slow
 def test_table_of_the_checkpoints(monkeypatch):
     monkeypatch.setattr(measure, "questions", lambda split: tiny.questions(split)[:16])
     rows = measure.measure(shipped("student"), shipped("teacher"))
