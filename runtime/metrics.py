@@ -75,7 +75,7 @@ def step_record(step, groups, adv, reformulation, metrics, clock, job):
     def teacher_counts():
         if not teacher:
             return 0, 0.0, {}
-        return teacher.engine.tokens, teacher.waited, teacher.judged
+        return teacher.engine.tokens, teacher.waited, dict(teacher.judged)  # it counts on
 
     # the teacher's tokens are those that it wrote, and those that it read for a distillation
     wrote, waited, judged = world.broadcast_from_rank0(teacher_counts)

@@ -53,7 +53,7 @@ def test_it_runs_from_top_to_bottom(tmp_path):
     for entry in ROOT.iterdir():  # beside the code, with a folder runs/ of its own
         if entry.name != "runs":
             os.symlink(entry, tmp_path / entry.name)
-    notebook = nbformat.from_dict(STORED)
+    notebook = nbformat.reads(json.dumps(STORED), as_version=4)
     settings = {"timeout": 900, "kernel_name": "python3"}
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, **settings).execute()
     assert check(notebook)[:2000] == check(STORED)[:2000]

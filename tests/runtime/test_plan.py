@@ -410,7 +410,7 @@ def test_what_was_bound_is_named_and_not_what_is_installed(kernel, monkeypatch):
 # ---- against a measured peak ---------------------------------------------------------------------
 
 MEASURE = """
-import json, random, resource, sys
+import json, random, sys
 import torch
 torch.set_num_threads(1)
 from transformers import GenerationConfig, Qwen3_5ForCausalLM, Qwen3_5TextConfig
@@ -424,7 +424,11 @@ from runtime import launch, plan
 from runtime.shapes import shape_of
 
 shape, argv, groups, n, prompt, response = json.loads(sys.argv[1])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():
+    # not ru_maxrss, which begins with that of the process that started this one
+    status = open("/proc/self/status").read()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
 cfg = flags([*argv, "--max-prompt", str(prompt), "--max-response", str(response)])
 before = peak()
 config = Qwen3_5TextConfig(**shape)
@@ -451,6 +455,7 @@ print(json.dumps([peak() - before, sum(parts.values()), parts]))
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "name, vocabulary, argv, lengths",
     [
@@ -466,8 +471,7 @@ def test_a_measured_peak_on_the_cpu(name, vocabulary, argv, lengths):
     growth. lengths: group size, tokens of prompt and response; the last have the keys and values of
     long prompts to repeat.
 
-    Measured: planned / measured 1.20, 0.94, 0.93, some minutes each on one busy core; 1.49 for the
-    first on a machine short of memory, which gives pages back before the peak.
+    Measured: planned / measured 1.23, 1.13, 0.95, 0.97, 1.07.
     """
     shape = json.loads((ROOT / f"assets/presets/{name}.json").read_text())
     del shape["about"]
@@ -480,4 +484,4 @@ def test_a_measured_peak_on_the_cpu(name, vocabulary, argv, lengths):
     assert done.returncode == 0, done.stderr[-3000:]
     measured, planned, parts = json.loads(done.stdout.splitlines()[-1])
     print(f"{name}: measured {measured / 1e9:.2f} GB, planned {planned / 1e9:.2f}", parts)
-    assert 0.8 < planned / measured < 1.6
+    assert 0.8 < planned / measured < 1.35
