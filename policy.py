@@ -26,6 +26,7 @@ from distributed import init_process_group
 from loss import chunked_logp, policy_loss_sum, tis_weight
 from model import trains_vision
 from packing import by_prompt, shard_micro_batches
+from processor import prepare_ahead
 from runtime.update_metrics import UpdateMetrics
 from shared_prompt import response_states
 
@@ -143,6 +144,10 @@ def update(policy, optimizer, groups, advantages, cfg, world, rng=None, clock=No
     share = policy.lm.share_prompts
     batches = [shard_micro_batches(a, cfg.micro_tokens, world, share) for a in active]
 
+    if policy.lm.device.type == "cuda":  # a CPU has no time beside the update
+        prepare_ahead(
+            policy.lm, [s.prompt for some in batches for part, _ in some for s, _ in part]
+        )
     metrics = UpdateMetrics()
     with clock("old_logp"), torch.no_grad():
         # Before any step logp is old_logp, so the first minibatch's comes from its own update.

@@ -22,7 +22,7 @@ import re
 from collections import OrderedDict
 from dataclasses import replace
 from functools import lru_cache
-from threading import Lock
+from threading import Lock, Thread
 
 import torch
 
@@ -250,6 +250,23 @@ def pixels(lm, prompt):
     if not (prompt.images or prompt.video):
         return {}
     return CACHE.get(lm, prompt, lambda: _pixels(lm, prompt))
+
+
+def prepare_ahead(lm, prompts):
+    """Open and resize the pictures of prompts, in their order, in a thread beside whoever needs
+    them: pixels() finds what is ready. Returns the thread. What does not open is met there again.
+    """
+
+    def prepare():
+        for prompt in {id(p): p for p in prompts}.values():
+            try:
+                pixels(lm, prompt)
+            except (ValueError, OSError):
+                return
+
+    thread = Thread(target=prepare, daemon=True, name="pictures")
+    thread.start()
+    return thread
 
 
 def _pixels(lm, prompt):

@@ -210,6 +210,24 @@ def decoded(monkeypatch):
     return seen
 
 
+def test_pictures_are_prepared_ahead(lm, decoded, tmp_path):
+    """In order, each once, and none is opened again by who needs it; one that is broken is met
+    there.
+    """
+    for name in "ab":
+        Image.new("RGB", (64, 32), "red" if name == "a" else "blue").save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = [str(tmp_path / f"{name}.png") for name in ("a", "b", "broken")]
+    one, two, broken = (encode(lm, "What?", images=(file,)) for file in files)
+    processor.prepare_ahead(lm, [one, one, two, broken, encode(lm, "A text?")]).join()
+    assert decoded == files
+    assert torch.equal(pixels(lm, one)["image"][0], processor._pixels(lm, one)["image"][0])
+    pixels(lm, two)
+    assert decoded == [*files, files[0]]  # that of _pixels
+    with pytest.raises(ValueError, match="broken.png"):
+        pixels(lm, broken)
+
+
 @pytest.mark.parametrize("sizes", [[(64, 32)], [(37, 91), (300, 200)], [(5, 5)], [(1000, 40)]])
 def test_a_length_needs_headers_only(lm, sizes, decoded, tmp_path):
     for most in (0, 2000):

@@ -241,7 +241,14 @@ def test_a_checkpoint_that_is_not_what_was_saved_is_an_error(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "part, sizes", [("tokens", (2, 4)), ("groups", (2, 4)), ("buffer", (4, 40)), ("rows", (8, 80))]
+    "part, sizes",
+    [
+        ("tokens", (2, 4)),
+        ("groups", (2, 4)),
+        ("buffer", (4, 40)),
+        ("rows", (8, 80)),
+        pytest.param("ranks", (1, 2), marks=pytest.mark.slow),
+    ],
 )
 def test_each_part_of_the_scaling_table_runs(part, sizes):
     found = scaling.measure(part, 1, sizes)
