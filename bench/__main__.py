@@ -36,7 +36,7 @@ def parser():
     number("--layers", 0, "only its first layers; 0: all")
     number("--prompts", 0, "a step; default: those of the recorded step, large presets 4")
     number("--prompt", 512, "tokens of a prompt; the tiny preset has its own questions")
-    why = "tokens; default: the recorded mean, large presets 2048 8192"
+    why = "tokens; default: the recorded mean, with --prompts 28, large presets 2048 8192"
     p.add_argument("--response", type=int, nargs="+", default=None, help=why)
     number("--micro-batch", 0, "rows per forward and backward; default: 48 to 64, large presets 4")
     number("--single", 12288, "tokens of the one response whose update's memory is measured")
@@ -55,9 +55,8 @@ def parse(argv):
     step = recorded() if args.recorded else []
     written = [tokens for group in step for tokens in group["responses"]]
     args.prompts = args.prompts or len(step) or 4
-    args.response = args.response or (
-        [round(sum(written) / len(written))] if step else [2048, 8192]
-    )
+    mean = round(sum(written) / len(written)) if step else 28
+    args.response = args.response or ([mean] if small else [2048, 8192])
     args.what = args.what or [x for x in PARTS if not small or x != "single"]
     if small and args.prompts > 150:
         raise ValueError("the tiny preset has 150 text questions; --prompts 150 is the most")
