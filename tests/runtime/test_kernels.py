@@ -92,6 +92,7 @@ def test_values_wider_than_the_hidden_states():
 
 
 def test_the_layer_is_left_as_it_was(layer):
+    layer.zero_grad()  # of the model that all tests share
     before = [p.detach().clone() for p in layer.parameters()]
     kernels.disagreement(layer, CPU, CPU, 16, torch.bfloat16)
     for p, b in zip(layer.parameters(), before):
